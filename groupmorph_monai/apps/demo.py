@@ -100,5 +100,5 @@ def _errors_mm(points_mm: Tensor, inverses: Sequence[Transform], transforms: Seq
     """Compute the errors of points ``(K, P, 3)``, RAS, mapped from timepoint i to timepoint j, for all i != j."""
     common = torch.stack([inverse(points) for inverse, points in zip(inverses, points_mm)])
     mapped = torch.stack([transform(common) for transform in transforms], dim=1)
-    others = ~torch.eye(len(points_mm), dtype=torch.bool)
-    return (mapped - points_mm)[others].norm(dim=-1).flatten().numpy()
+    off_diagonal = ~torch.eye(len(points_mm), dtype=torch.bool)
+    return (mapped - points_mm)[off_diagonal].norm(dim=-1).flatten().numpy()

@@ -46,8 +46,8 @@ class _Memory(logging.Handler):
 class _Screen(logging.StreamHandler[TextIO]):
     """Print this package's messages and other packages' warnings and errors; with ``verbose``, print everything.
 
-    Messages about the input wait for the first one about the work, so that a mistake is told in one line alone; while
-    much is read, not longer than 10 seconds.
+    Messages about the input wait for the first one about the work, so that a mistake is reported in one line alone; if
+    reading takes longer, for 10 seconds at most.
     """
 
     def __init__(self, quiet: bool, verbose: bool):

@@ -38,44 +38,59 @@ def find_input_error(error: BaseException | None) -> InputError | None:
     causes = chain_of_causes(error)
     if any(isinstance(cause, OSError) and cause.errno in _TOO_MANY_FILES for cause in causes):
         return InputError("too many open files; raise 'ulimit -n'")
-    for error in causes:
-        if isinstance(error, InputError):
-            return error
-        if _NO_GPU_MEMORY.search(str(error)):
-            return InputError(
-                "GPU memory: expected a series that fits into it, got one that does not; use --device cpu, a larger "
-                "--spacing-mm, fewer scans, or windows for the network, say --set window_size_voxels=[128,128,128]; to "
-                "train, use a smaller patch_size_voxels"
-            )
-        if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
-            return InputError(
-                "memory: expected a series that fits into memory, got one that does not; use --set scans_at_once=1, a "
-                "larger --spacing-mm, fewer scans or a smaller part of them, or raise the limit of the process "
-                "('ulimit -v'); to train, use a smaller patch_size_voxels"
-            )
-        if "Failed to initialize cpuinfo" in str(error):
-            return InputError("/proc: expected information on the processor, which PyTorch needs, got none; mount it")
-        mismatch = re.match(r"Error\(s\) in loading state_dict for (\w+)", str(error))
-        if mismatch:
-            return InputError(
-                f"weights: expected weights of a {mismatch[1]} with these settings, got incompatible ones; use "
-                "--weights from a training with the same overlays"
-            )
-        if isinstance(error, ImportError) and "failed to map segment" in str(error):
-            return InputError("memory: not enough address space to load the libraries; raise 'ulimit -v'")
-        if isinstance(error, FileNotFoundError) and "usable temporary directory" in str(error):
-            return InputError("temporary files: expected a folder that can be written to, got none; set TMPDIR to one")
-        if isinstance(error, FileNotFoundError) and error.filename:
-            return InputError(f"{error.filename}: expected a file, found none; check the path")
-        if isinstance(error, OSError) and not error.filename and error.errno in _NO_SPACE:
-            return InputError(f"disk: could not write ({error.strerror}); free some space, or raise 'ulimit -f'")
-        if isinstance(error, OSError) and error.filename and error.errno in _UNUSABLE:
-            name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
-            return InputError(
-                f"{name}: expected a path that can be used, got {error.strerror}; choose another, or change its "
-                "permissions"
-            )
+    for cause in causes:
+        if isinstance(cause, InputError):
+            return cause
+        if message := _explain_memory(cause) or _explain_libraries(cause) or _explain_files(cause):
+            return InputError(message)
     return None
+
+
+def _explain_memory(error: BaseException) -> str:
+    if _NO_GPU_MEMORY.search(str(error)):
+        return (
+            "GPU memory: expected a series that fits into it, got one that does not; use --device cpu, a larger "
+            "--spacing-mm, fewer scans, or windows for the network, say --set window_size_voxels=[128,128,128]; to "
+            "train, use a smaller patch_size_voxels"
+        )
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+        return (
+            "memory: expected a series that fits into memory, got one that does not; use --set scans_at_once=1, a "
+            "larger --spacing-mm, fewer scans or a smaller part of them, or raise the limit of the process "
+            "('ulimit -v'); to train, use a smaller patch_size_voxels"
+        )
+    return ""
+
+
+def _explain_libraries(error: BaseException) -> str:
+    if "Failed to initialize cpuinfo" in str(error):
+        return "/proc: expected information on the processor, which PyTorch needs, got none; mount it"
+    if mismatch := re.match(r"Error\(s\) in loading state_dict for (\w+)", str(error)):
+        return (
+            f"weights: expected weights of a {mismatch[1]} with these settings, got incompatible ones; use --weights "
+            "from a training with the same overlays"
+        )
+    if isinstance(error, ImportError) and "failed to map segment" in str(error):
+        return "memory: not enough address space to load the libraries; raise 'ulimit -v'"
+    return ""
+
+
+def _explain_files(error: BaseException) -> str:
+    if not isinstance(error, OSError):
+        return ""
+    missing = isinstance(error, FileNotFoundError)
+    if missing and "usable temporary directory" in str(error):
+        return "temporary files: expected a folder that can be written to, got none; set TMPDIR to one"
+    if missing and error.filename:
+        return f"{error.filename}: expected a file, found none; check the path"
+    if not error.filename and error.errno in _NO_SPACE:
+        return f"disk: could not write ({error.strerror}); free some space, or raise 'ulimit -f'"
+    if error.filename and error.errno in _UNUSABLE:
+        name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+        return (
+            f"{name}: expected a path that can be used, got {error.strerror}; choose another, or change its permissions"
+        )
+    return ""
 
 
 def find_config_error(error: BaseException | None) -> InputError | None:

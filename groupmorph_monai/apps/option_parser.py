@@ -96,14 +96,18 @@ class OptionParser(argparse.ArgumentParser):
                 self.error(f"{name}: expected {option} with two hyphens, got a dash; type it instead of pasting it")
             # argparse treats words with spaces and negative numbers as values.
             if re.match(r"-[^\d.]", arg) and " " not in arg and name not in self._option_string_actions:
-                options = [option[2:] for option in self._option_string_actions if option.startswith("--")]
-                close = [f"--{option}" for option in options if f"--{option}".startswith(name)]
-                close = close or [f"--{near}" for near in difflib.get_close_matches(name.lstrip("-"), options, 1)]
-                cure = f"; did you mean {' or '.join(close)}?" if close and len(name) > 2 else ""
-                if self._is_of_subcommand(name):
-                    cure = "; write options after the command"
-                self.error(f"{name}: unknown option{f' of {self._command[:-2]}' if self._command else ''}{cure}")
+                of_command = f" of {self._command[:-2]}" if self._command else ""
+                self.error(f"{name}: unknown option{of_command}{self._suggestion(name)}")
         self._check_repeated(args)
+
+    def _suggestion(self, name: str) -> str:
+        """Suggest what to type instead of an unknown option."""
+        if self._is_of_subcommand(name):
+            return "; write options after the command"
+        options = [option[2:] for option in self._option_string_actions if option.startswith("--")]
+        longer = [option for option in options if f"--{option}".startswith(name)]
+        close = [f"--{option}" for option in longer or difflib.get_close_matches(name.lstrip("-"), options, 1)]
+        return f"; did you mean {' or '.join(close)}?" if close and len(name) > 2 else ""
 
     def _is_of_subcommand(self, name: str) -> bool:
         groups = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]

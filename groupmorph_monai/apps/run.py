@@ -55,39 +55,45 @@ def checked_run(
     shipped, own = split_overlays(overlays)
     files = config_files(config, shipped)
     check_overlays(config, shipped)
-    values: dict[str, Any] = {}
-    of_files: dict[Path, dict[str, object]] = {}
-    for file in own:
-        of_files[file] = read_settings(file, config, files)
-        values.update(of_files[file])
-    values.update((name, value) for name, value in overrides.items() if value is not None)
+    of_files = {file: read_settings(file, config, files) for file in own}
     if isinstance(settings, Mapping):
         chosen = named_settings(settings, config, files)
     else:
         chosen = parse_settings(settings, config, files)
         _check_contradictions(chosen, overrides)
-    values.update(chosen)
+    values: dict[str, Any] = {name: value for content in of_files.values() for name, value in content.items()}
+    values |= {name: value for name, value in overrides.items() if value is not None} | chosen
     all_values = {**read_configs(files), **values}
     for file, content in of_files.items():
         check_used(content, config, files, f"--overlay {file}: ", all_values)
     check_used(chosen, config, files, "settings: " if isinstance(settings, Mapping) else "--set ", all_values)
     check_settings(all_values)
-    if "weights" in values:
-        read_weights(values["weights"])
-    if config == "train":
-        _check_patches(all_values)
-    if "dataset_dir" in values:
-        names = ("timepoints_least", "series_description", "reference", "surface_structure")
-        least, pattern, reference, structure = (setting_value(all_values, name) for name in names)
-        check_dataset(values["dataset_dir"], least or 2, pattern, reference, "loss#surfaces" in all_values, structure)
-    else:
-        _check_phantoms(all_values)
+    _check_inputs(config, values, all_values)
     if device is not None:
         values["device"] = checked_device(device)
     if config == "inference":
         values["overlays"] = [*shipped, *map(str, own)]  # for the report
     values["bundle_root"] = str(bundle_root())
     return files, {name: literal(value) for name, value in values.items()}
+
+
+def _check_inputs(config: str, values: Mapping[str, Any], all_values: Mapping[str, object]) -> None:
+    """Check the weights, the data set or the phantoms of a run, and whether training patches fit into memory.
+
+    Args:
+        values: values that replace those of the config.
+        all_values: these and those of the config.
+    """
+    if "weights" in values:
+        read_weights(values["weights"])
+    if config == "train":
+        _check_patches(all_values)
+    if "dataset_dir" not in values:
+        _check_phantoms(all_values)
+        return
+    names = ("timepoints_least", "series_description", "reference", "surface_structure")
+    least, pattern, reference, structure = (setting_value(all_values, name) for name in names)
+    check_dataset(values["dataset_dir"], least or 2, pattern, reference, "loss#surfaces" in all_values, structure)
 
 
 def _check_patches(values: Mapping[str, object]) -> None:

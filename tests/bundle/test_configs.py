@@ -36,7 +36,9 @@ def expressions(node):
         yield node
 
 
-@pytest.mark.parametrize("part", ["network_def", "alignment", "flow", "transformation", "likelihood", "prior"])
+@pytest.mark.parametrize(
+    "part", ["network_def", "posterior", "alignment", "flow", "transformation", "likelihood", "prior"]
+)
 def test_each_part_is_the_same_in_every_config(part):
     training, inference, evaluation = (parser_of(name)[part] for name in MAIN)
     assert training == inference == evaluation

@@ -1,7 +1,8 @@
 """Compute GroupMorph's Table 1, with alternative programs for comparison."""
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,17 +97,18 @@ def _scaling(
     args: argparse.Namespace, methods: Mapping[str, Method], store: CellStore, log: Callable[[str], None]
 ) -> list[dict[str, Any]]:
     """Time each method on phantoms with 1/8, 1/4 and all of the voxels, and with 2, 4 and 6 timepoints."""
-    size = args.size or SOURCES["phantom"].size
-    rows = []
-    for axis, series in _series_of_growing(size, args.seeds[:1]).items():
-        for at, case in series:
-            for cell in fill([case], methods, store, args.time_limit, log):
-                if cell.status == "ok" and cell.method not in (NONE, TRUTH):
-                    rows.append({"method": cell.method, "axis": axis, "at": at, "seconds": cell.numbers["seconds"]})
-    return rows
+    return [
+        {"method": cell.method, "axis": axis, "at": at, "seconds": cell.numbers["seconds"]}
+        for axis, at, case in _growing_cases(args.size or SOURCES["phantom"].size, args.seeds[:1])
+        for cell in fill([case], methods, store, args.time_limit, log)
+        if cell.status == "ok" and cell.method not in (NONE, TRUTH)
+    ]
 
 
-def _series_of_growing(size: Sequence[int], seeds: Sequence[int]) -> dict[str, list[tuple[int, Case]]]:
-    shapes = [[max(16, round(n / f ** (1 / 3))) for n in size] for f in (8, 4, 1)]
-    by_voxels = [(n[0] * n[1] * n[2], cases("phantom", seeds, n)[0]) for n in shapes]
-    return {"voxels": by_voxels, "timepoints": [(k, cases("phantom", seeds, size, k)[0]) for k in (2, 4, 6)]}
+def _growing_cases(size: Sequence[int], seeds: Sequence[int]) -> Iterator[tuple[str, int, Case]]:
+    """Yield phantoms of growing size: the axis, the number of voxels or timepoints on it, and the case."""
+    for factor in (8, 4, 1):
+        shape = [max(16, round(n / factor ** (1 / 3))) for n in size]
+        yield "voxels", math.prod(shape), cases("phantom", seeds, shape)[0]
+    for timepoints in (2, 4, 6):
+        yield "timepoints", timepoints, cases("phantom", seeds, size, timepoints)[0]

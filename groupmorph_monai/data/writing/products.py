@@ -108,10 +108,10 @@ _OUTPUT, _NUMBERED = _pattern(_ALL), _pattern(name for name in _ALL if "{}" in n
 
 
 def is_numbered(name: str) -> bool:
-    """Tell whether a name is that of an output with the number of a timepoint, such as ``ddf_03.nii.gz``."""
+    """Check whether a file is an output for one timepoint by its name, such as ``ddf_03.nii.gz``."""
     return _NUMBERED.fullmatch(name) is not None
 
 
 def is_output(name: str) -> bool:
-    """Tell whether a name is that of an output of any registration; reports are not among them."""
+    """Check whether a file is an output of a registration by its name; reports do not count."""
     return _OUTPUT.fullmatch(name) is not None or is_bids_name(name)
