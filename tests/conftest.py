@@ -1,4 +1,4 @@
-"""What the tests of the whole share: small series on disk and weights that fit them."""
+"""Fixtures shared by the tests: small series on disk, and weights for them."""
 
 import logging
 from concurrent.futures import ThreadPoolExecutor

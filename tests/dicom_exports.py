@@ -35,7 +35,7 @@ def assert_aligned(series: Series, data: np.ndarray) -> None:
 
 
 def examination(**attributes: object) -> Dataset:
-    """What all images of one examination share; attributes change it."""
+    """Make the attributes that all images of one examination share; keyword arguments replace them."""
     shared = Dataset()
     shared.PatientID, shared.PatientName, shared.Modality = "P1", "Phantom", "MR"
     shared.StudyInstanceUID, shared.FrameOfReferenceUID = generate_uid(), generate_uid()
@@ -103,7 +103,7 @@ def dynamic(shared: Dataset | None = None, data: np.ndarray | None = None, **att
 def siemens(
     series: np.ndarray, affine: np.ndarray, times_s: Sequence[float] = TIMES_S, **attributes: object
 ) -> list[Dataset]:
-    """A series for each timepoint, told apart by its description; acquisition times to the microsecond."""
+    """Make one series per timepoint with a description of its own, and acquisition times in microseconds."""
     shared, images = examination(Manufacturer="SIEMENS", SequenceName="*fl3d1"), []
     for k, volume in enumerate(series):
         # Reconstructed late and in another order, as happens.

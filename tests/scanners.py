@@ -135,7 +135,7 @@ class Scan:
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
     def sees(self, points: np.ndarray, margin_voxels: float = 1.0) -> np.ndarray:
-        """Whether ``(..., 3)`` points lie among the voxel centres, at least ``margin_voxels`` from the outermost."""
+        """Check whether points ``(..., 3)`` are at least ``margin_voxels`` inside the outermost voxel centres."""
         voxels = apply(np.linalg.inv(self.affine), points)
         return ((voxels >= margin_voxels) & (voxels <= np.array(self.data.shape) - 1 - margin_voxels)).all(axis=-1)
 
@@ -177,7 +177,7 @@ def acquire(
 
 @dataclass(frozen=True)
 class Protocol:
-    """How one patient is scanned K times.
+    """Protocol by which one patient is scanned K times.
 
     Args:
         seed: of the body, its motion and the fields of view.

@@ -18,7 +18,7 @@ if torch.cuda.is_available():
 
 
 class _Module:
-    """What PyTorch asks of a device by name, ``torch.elsewhere``."""
+    """Interface of a device module of PyTorch, ``torch.elsewhere``."""
 
     @staticmethod
     def is_available() -> bool:
@@ -52,7 +52,7 @@ _setup_privateuseone_for_python_backend("elsewhere", backend_module=_Module)
 ELSEWHERE = torch.device("elsewhere:0")
 
 aten = torch.ops.aten
-# What reads values, for which a GPU has to finish all that was asked of it.
+# Operators that read values, for which a GPU must finish all queued work.
 _WAITS = {
     aten._local_scalar_dense.default,
     aten.nonzero.default,

@@ -25,7 +25,7 @@ SIGNS = [
 
 @pytest.fixture
 def parsed(monkeypatch, tmp_path):
-    """What the values of a run's config are in the end, by their names."""
+    """Record the parsed values of a run's config by name."""
     values = {}
 
     class Recorded(ConfigWorkflow):

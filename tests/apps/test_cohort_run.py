@@ -109,7 +109,7 @@ def test_a_job_of_a_queue_holds_one_series(command, queue, wanted, tmp_path, mon
         script = cluster.job_script()
     for part in (*wanted, str(tmp_path / "jobs")):
         assert part in script
-    # Of two values of an option the last one counts.
+    # The last value of a repeated option counts.
     assert re.findall(r"--nthreads (\d+)", script)[-1] == "1" and re.findall(r"--memory-limit (\S+)", script)[-1] == "0"
 
 
@@ -155,7 +155,7 @@ def test_killed_workers_and_schedulers_change_nothing(manifest, without_faults, 
     before = {name: (output / "series" / name / "status.json").stat().st_mtime_ns for name in finished(output)}
     assert 7 <= len(before) < NUMBER - len(BROKEN)
 
-    # It goes on with a scheduler and workers that somebody else has started, one of which is killed for good.
+    # It resumes with an external scheduler and its workers, one of which is killed for good.
     file = tmp_path / "scheduler.json"
     dask = [
         start(tmp_path / "dask.log", "distributed.cli.dask_scheduler", "--port", "0", "--scheduler-file", str(file))

@@ -24,7 +24,7 @@ def test_training_says_how_its_weights_are_used(monkeypatch, tmp_path, capsys):
     options = [word for name in overlays for word in ("--overlay", name)]
     assert main(["train", "--phantoms", *options, "--output", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    # What changes the training alone is not for registration, which would refuse it.
+    # Overlays of training alone are left out, as registration would refuse them.
     assert f"register SERIES {' '.join(f'--overlay {name}' for name in kept)} --weights" in printed
 
 

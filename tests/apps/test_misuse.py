@@ -357,7 +357,7 @@ def test_output_among_the_inputs(series, tmp_path, refused):
     write_json(Path("report.json"), {"files": ["dicom"]})
     for more in ([], ["--dry-run"]):
         refused(["register", "dicom", "--output", ".", *FAST, *more], "expected an output folder that holds no input")
-    # A folder around that of the scans is accepted.
+    # A parent folder of the scans is accepted.
     refused(["register", "scans", "--output", ".", "--weights", "gone.pt", *FAST], "weights: gone.pt")
 
 

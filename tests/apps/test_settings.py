@@ -9,7 +9,7 @@ from groupmorph_monai.apps.setting_values import check_settings, parse_settings,
 from groupmorph_monai.apps.settings import SETTINGS
 from groupmorph_monai.errors import InputError
 
-# What has an option of its own, what a config says of its parts, and what is no literal.
+# Entries that have an option of their own, describe components, or are no literals.
 OF_THE_CONFIG = {
     "bundle_root", "series", "mask", "region", "output_dir", "model", "model_weights", "weights", "device",
     "dataset_dir", "donor", "network", "transformation", "inference", "evaluate", "training", "training_prior",

@@ -1,4 +1,4 @@
-"""Planted failures are what they are called, and the verdict tells them from a good series."""
+"""Planted failures match their names, and the verdict distinguishes them from a good series."""
 
 import nibabel
 import numpy as np

@@ -28,8 +28,8 @@ def pair(tmp_path):
 
 @pytest.fixture
 def weights(tmp_path):
-    """Of an affine network that nothing was taught yet, which its slopes and matches guide, and of a vSVF network that
-    moves much for one that was taught nothing."""
+    """Save untrained weights: the affine network is guided by its slopes and matches, and the vSVF network has large
+    outputs."""
     torch.manual_seed(0)
     affine, momenta = AffineNet(), MomentumNet()
     torch.nn.init.normal_(momenta.head.weight, std=0.03)
@@ -52,7 +52,7 @@ def test_both_networks_register_in_one_command(pair, weights, tmp_path):
     mapped = apply_field_to_points(output / "ddf_01.nii.gz", landmarks[0])
     before, after = (np.linalg.norm(landmarks[1] - p, axis=1).mean() for p in (landmarks[0], mapped))
     assert after < 0.5 * before
-    # What an affine map does not explain is vSVF's.
+    # The part that no affine map explains is from the vSVF network.
     design = np.c_[landmarks[0], np.ones(len(landmarks[0]))]
     left = mapped - design @ np.linalg.lstsq(design, mapped, rcond=None)[0]
     assert 0.01 < np.linalg.norm(left, axis=1).mean() < 2

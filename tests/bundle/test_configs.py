@@ -48,7 +48,7 @@ def test_an_evaluation_registers_as_inference_does(bundle):
     own, registration = load(bundle, "evaluate"), load(bundle, "inference")
     shared = {"network_def", "inferer", "refinement", "alignment", "likelihood", "prior", "preprocessing", "evaluator"}
     assert shared <= set(registration) and not shared & {name.split("#")[0] for name in own}
-    # What both hold says something else.
+    # Entries in both files differ.
     assert all(own[name] != registration[name] for name in set(own) & set(registration) - {"output_dir"})
 
 
@@ -84,7 +84,7 @@ def test_velocities_that_do_not_change_with_time_cost_what_stationary_ones_do():
 
 
 def test_no_expression_names_the_package(bundle):
-    # What an expression names is imported before anything else, and the package of a released bundle is found later.
+    # Names in expressions are imported first, before a released bundle adds its package to the path.
     configs = sorted((bundle / "configs").rglob("*.yaml"))
     contents = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in configs]
     assert len(configs) > 30 and not [e for e in expressions(contents) if "groupmorph_monai" in e]

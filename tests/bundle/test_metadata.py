@@ -17,7 +17,7 @@ TENSOR = {
         "channel_def": {"type": "object"},
     },
 }
-# The demands of MONAI's meta_schema_20240725 that a bundle has been seen to miss; the schema itself is on the web.
+# Requirements of MONAI's meta_schema_20240725 that a bundle may miss; the schema itself is online.
 SCHEMA = {
     "type": "object",
     "required": [

@@ -1,4 +1,4 @@
-"""Whether the overlays of the papers train by the papers' objectives."""
+"""The overlays of the papers train by the papers' objectives."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def random(*shape, seed=0):
 
 
 def test_voxelmorph_diff_descends_its_equation_6():
-    """What moves the second scan has the gradient of Eq. 6, summed over voxels as there, divided by their number."""
+    """The gradient for the velocity of the second scan is that of Eq. 6, divided by the number of voxels."""
     laplacian = dense_laplacian(LATTICE)
     degree = laplacian.diagonal()
     mean, log_variance = random(1, 2, 3, *LATTICE).requires_grad_(), random(1, 2, 3, *LATTICE, seed=1).requires_grad_()
@@ -74,7 +74,7 @@ def test_krebs_loss_and_its_weight_decay_are_the_papers_divided_by_lambda():
 
 
 def test_avsms_loss_is_half_of_equation_11_with_the_papers_weights():
-    """Of one step, on a cube whose side is that of the patches for which the symmetry's weight is."""
+    """Evaluate one step on a cube of the patch size for which the weight of the symmetry term was chosen."""
     side = 96
     loss = parser_of("models/avsm").get_parsed_content("loss")
     momenta = 0.1 * random(2, 2, 3, 24, 24, 24).float()  # a batch of both orders, of which the second scan moves

@@ -73,7 +73,7 @@ def test_a_round_of_federated_learning(release, tmp_path, monkeypatch):
     client.train(ExchangeObject(weights=start, weight_type=WeightType.WEIGHTS))
     weights = client.get_weights().weights
     client.finalize()
-    # It goes on from the server's weights, not from its own, by as much as Adam's few steps allow.
+    # It continues from the server's weights, not from its own; Adam's few steps change them little.
     most = 2 * options["iterations_per_epoch"] * options["learning_rate"]
     change, apart = (max(float(np.abs(weights[n] - w[n]).max()) for n in weights) for w in (start, own))
     assert 0 < change <= most < apart

@@ -16,7 +16,7 @@ from groupmorph_monai.data.writing.applying import apply_field_to_points
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]
 
 
-# The affine network of models/avsm has seen no hearts, and moves them a little.
+# The affine network of models/avsm was not trained on hearts, and moves them a little.
 @pytest.mark.parametrize(
     "model, most", [("models/voxelmorph_diff", 0.5), ("models/krebs_cvae", 0.5), ("models/avsm", 0.7)]
 )
@@ -48,7 +48,7 @@ def test_published_networks_align_phantoms_that_they_have_not_seen(overlays, mos
 
 
 # Scans of the demo's series, options, and the largest share of the motion in mm that may remain. It is not affine. The
-# networks of Krebs and VoxelMorph-diff have seen hearts alone: most of the work is the refinement's.
+# networks of Krebs and VoxelMorph-diff were trained on hearts alone: the refinement reduces most of the error.
 DEMO = {
     "models/avsm": (2, [], 0.25),
     "models/avsm_affine": (2, [], 0.92),
@@ -82,5 +82,5 @@ def test_a_model_without_weights_says_how_to_train_them(model, series, tmp_path,
 
 
 def _common(rest, folder):
-    """Where points of the first scan lie in the common space."""
+    """Map points of the first scan to the common space."""
     return apply_field_to_points(folder / "out" / "inverse_ddf_00.nii.gz", rest)

@@ -132,7 +132,7 @@ def test_the_best_weights_are_those_of_the_smallest_validation_loss(finished):
     assert same_weights(finished, network.state_dict()) == (losses[-1] == min(losses))
 
 
-# A pair of small motion, seen in every iteration as it is, so that a few iterations bring it together.
+# A pair with small motion, used unchanged in each iteration, so that a few iterations align it.
 ONE_PAIR = {
     **TINY_DATA,
     **dict.fromkeys(("timepoints", "phantom_timepoints", "timepoints_least", "timepoints_most"), 2),
@@ -151,7 +151,7 @@ SETTINGS = {
 
 
 def errors_mm(names, settings, prepare):
-    """Mean distance of the landmarks of one pair: as they are, and carried by the network before and after training."""
+    """Compute the mean landmark distance of a pair: unregistered, and by the network before and after training."""
     parser = ConfigParser()
     parser.read_config(config_paths("train", *names))
     for name, value in settings.items():
@@ -170,7 +170,7 @@ def errors_mm(names, settings, prepare):
     return errors
 
 
-# An effort is that of the refinement, and changes no training.
+# An effort changes the refinement, not the training.
 @pytest.mark.parametrize(
     "overlay",
     [pytest.param(o, marks=pytest.mark.slow) if o.startswith("effort/") else o for o in OVERLAYS if o not in PUBLISHED],
@@ -300,7 +300,7 @@ def test_training_begins_from_given_weights(finished, tmp_path, capsys):
     begun = finished / "model_best.pt"
     train(tmp_path / "here", weights=str(begun), max_iterations=2, learning_rate=0.0)
     assert same_weights(tmp_path / "here", torch.load(begun, weights_only=True))
-    # What goes on does so from its own weights, and not from those given once more.
+    # A resumed training continues from its own weights and ignores the initial ones.
     train(tmp_path / "begun", weights=str(begun), max_iterations=2, lr_scheduler=RATE_OF_FOUR)
     train(tmp_path / "begun", weights=str(begun))
     train(tmp_path / "at_once", weights=str(begun))

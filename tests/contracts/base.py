@@ -1,4 +1,4 @@
-"""What the contracts share."""
+"""Base class and functions that the contracts share."""
 
 import inspect
 

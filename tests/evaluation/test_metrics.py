@@ -235,7 +235,7 @@ def test_only_what_every_scan_has_seen_is_compared():
     assert expected["rmse_before"] == metrics.rmse(before, covered) and expected["nmi_after"] == metrics.nmi(
         after, mask=covered
     )
-    before[1, ~covered], after[2, ~covered] = 1e4, -1e4  # what is written where nothing is known
+    before[1, ~covered], after[2, ~covered] = 1e4, -1e4  # values outside the fields of view
     assert metrics.similarity(before, after, covered) == expected
     assert metrics.similarity(before, after) != expected
     nothing = metrics.similarity(before, after, torch.zeros(SIZE, dtype=torch.bool))

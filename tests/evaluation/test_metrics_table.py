@@ -64,7 +64,7 @@ def test_a_stopped_evaluation_goes_on_with_the_series_that_are_left(series, tmp_
     assert Evaluation(series, output).run() == ["c"]
     assert table(output) == ([1, 2, 6], 3)
     assert "mean" in capsys.readouterr().out
-    # What is finished is measured again when it is asked for again.
+    # If all series are finished, a new run measures them again.
     assert Evaluation(series, output).run() == ["a", "b", "c"]
 
 

@@ -167,7 +167,7 @@ def test_numbers_that_are_not_known_are_null(tmp_path):
 
 
 def oblique_affines():
-    """Ten of random axes; for half of them nibabel's closest orientation is not that of `Grid.canonical`."""
+    """Ten random sets of axes; for half of them nibabel's closest orientation differs from `Grid.canonical`."""
     chosen = {True: [], False: []}
     for rotation in Rotation.random(200, random_state=0).as_matrix():
         affine = np.eye(4)
@@ -199,7 +199,7 @@ def test_displacement_lies_along_the_axes_of_the_page(page):
 
 
 def test_volume_changes_lie_where_they_are(tmp_path):
-    """Of a displacement by 0.01 x^2 to the right, the Jacobian determinant is 1 + 0.02 x."""
+    """A displacement of 0.01 x^2 to the right has the Jacobian determinant 1 + 0.02 x."""
     grid = Grid(SIZE, AFFINE)
     right = 0.01 * grid.points()[..., 0] ** 2
     voxels = torch.einsum("d,ijk->dijk", torch.linalg.inv(grid.affine)[:3, 0], right).float()

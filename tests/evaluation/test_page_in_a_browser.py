@@ -32,7 +32,7 @@ LESION = (200, 900, 600)  # a few voxels, far brighter than the window to begin 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """What the script found, by name."""
+    """Run the script in a browser and return its results by name."""
     folder = tmp_path_factory.mktemp("browser")
     i, j, k = np.meshgrid(*map(np.arange, SIZE), indexing="ij")
     # Slice n is 20 n; timepoints rise by 15, after registration by 30; the corner to the right, front and head is 255.
@@ -123,7 +123,7 @@ def test_a_small_bright_lesion_has_its_true_curve_and_its_own_window(results):
     rows = results["lesion"]
     signals = [rows[f"signal, {k}: t{k}"] for k in range(3)]
     assert [float(after) for _, after in signals] == pytest.approx(LESION, abs=0.1)
-    assert signals[1][0] == "–"  # not seen before registration
+    assert signals[1][0] == "–"  # outside the field of view before registration
     assert [float(signals[k][0]) for k in (0, 2)] == pytest.approx([200, 600], abs=0.1)
     assert float(rows["peak enhancement, %"][1]) == pytest.approx(350, abs=0.2)
     assert float(rows["timepoint of the peak"][1]) == 1

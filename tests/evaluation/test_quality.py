@@ -37,7 +37,7 @@ def shift(x_mm):
 def test_scans_that_differ_in_contrast_alone_agree():
     image = texture(0)
     measured = measure_quality(series(image, 3 - 2 * image, 5 * image), identities(3))
-    assert min(measured["agreement_percent"]) > 85  # the rest is what is allowed for noise
+    assert min(measured["agreement_percent"]) > 85  # the rest is the allowance for noise
     assert measured["relative_agreement"] == pytest.approx([1, 1, 1], abs=0.02)
     assert measured["agreement_gain_percent"] == pytest.approx([0, 0, 0])
     assert measured["overlap_percent"] == [100] * 3 and measured["bending_mm"] == pytest.approx([0] * 3, abs=1e-9)

@@ -12,7 +12,7 @@ def test_classes_are_told_from_what_separates_them_and_from_nothing_else():
     noise = rng.standard_normal((100, 8))
     shifted = noise + 3 * rng.standard_normal((5, 8))[classes]
     assert (predict_classes(shifted, classes) == classes).mean() > 0.9
-    # The folds left out are not seen: of noise a fifth is right by chance.
+    # The classifier does not see the held-out fold: for noise, a fifth is correct by chance.
     assert (predict_classes(noise, classes) == classes).mean() < 0.4
 
 

@@ -43,7 +43,7 @@ def test_a_rotation_turns_about_the_centre_and_a_translation_is_in_half_sides():
 def test_descriptions_that_match_where_an_affine_map_takes_them_give_its_velocity():
     axes = [torch.linspace(-1, 1, 8)] * 3
     places = torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)
-    # Where x goes to -y and y to x: a quarter turn takes the lattice to itself.
+    # A quarter turn about the z axis maps the lattice to itself.
     turned = torch.stack([-places[1], places[0], places[2]])
     descriptions = torch.randn(16, 512, generator=torch.Generator().manual_seed(0))
     descriptions = descriptions / descriptions.norm(dim=0)

@@ -37,7 +37,7 @@ def test_the_warp_of_features_is_exact(axis, script):
 
 
 def test_an_update_moves_features_to_places_in_float32(monkeypatch):
-    """What `Update` hands to grid_sample under autocast, against the same in float32."""
+    """Compare the arguments of grid_sample under autocast with those in float32."""
     torch.manual_seed(0)
     update, features, grids = Update(2, 4, finer=True), torch.rand(2, 2, 160, 8, 10), []
     grid_sample = F.grid_sample

@@ -77,7 +77,7 @@ class TestSquaredError(CalibratedContract):
         return SquaredError(self.noise)
 
     def subject_for_noise(self):
-        return SquaredError(2**0.5 * self.true_noise)  # that of a difference
+        return SquaredError(2**0.5 * self.true_noise)  # noise of a difference
 
     def oracle(self, x, valid):
         total = count = 0

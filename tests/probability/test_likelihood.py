@@ -82,7 +82,7 @@ def test_mistakes_are_named():
 
 @pytest.mark.parametrize("timepoints", [2, 3, 6])
 def test_squared_errors_second_order_model_is_the_log_density_of_volumes_around_a_latent_image(timepoints):
-    """The paper's noise is that of a difference. A flat prior of the latent image leaves the K - 1 contrasts."""
+    """The paper's noise is the noise of a difference. A flat prior of the latent image leaves K - 1 contrasts."""
     noise, x = 0.3, volumes(timepoints)
     change = 0.1 * volumes(timepoints, seed=3)
     change = change - change.mean(dim=1, keepdim=True)

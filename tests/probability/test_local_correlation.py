@@ -80,7 +80,7 @@ def unseen_box(timepoints, size):
 
 
 def near(covered, voxels):
-    """Where a volume has an unseen voxel at most so many voxels away along every axis."""
+    """Mark voxels with an invalid voxel within this distance along every axis."""
     return binary_dilation(~covered.numpy(), np.ones((1, 1, *[2 * voxels + 1] * 3)))
 
 
@@ -139,7 +139,7 @@ def test_a_constant_beside_a_volume_does_not_score_above_its_own_texture(beside)
     comparable = apart.volume_count > 1
     assert comparable.any() and (apart.value[apart.volume_count == 0] == 0).all()
     assert aligned.value[comparable].mean() > apart.value[comparable].mean() + 0.5
-    # Nor do more voxels than were seen: the sum over the grid is no greater either.
+    # The sum over the grid is smaller, too: moving volumes apart adds no voxels.
     assert apart.value.sum() < aligned.value.sum()
 
 
@@ -147,7 +147,7 @@ def test_one_volume_alone_is_no_evidence():
     x, covered = volumes(3, (16, 9, 10)), torch.ones(1, 3, 16, 9, 10, dtype=torch.bool)
     covered[:, 1:, 8:] = False
     actual = LocalCorrelation((1,)).linearise(x, covered)
-    # All three count up to two voxels before the border of what they have seen, and none beyond that of windows.
+    # All three volumes count up to two voxels before the border of the field of view, and none from its last voxel on.
     assert set(actual.volume_count[0, 0, :6].unique().tolist()) == {3}
     assert (actual.volume_count[0, 0, 7:] == 0).all() and (actual.value[0, 0, 7:] == 0).all()
     assert (actual.score[0, :, 7:] == 0).all() and (actual.weight[0, :, 7:] == 0).all()

@@ -107,7 +107,7 @@ def by_ants(path, points):
 @pytest.mark.parametrize("reader", [by_simple_itk, by_a_slicer_sequence, by_itk, by_nibabel, by_ants])
 def test_other_programs_follow_tissue_with_the_written_fields(study, reader):
     aligned, _, landmarks = study
-    # Images go into the common space by ddf_KK, so points of it go to scan K.
+    # ddf_KK maps images to the common space, and points of the common space to scan K.
     common = by_nibabel(aligned / "inverse_ddf_00.nii.gz", landmarks[0])
     path = aligned / f"from-scan{SCAN:02d}_to-common_mode-image_xfm.nii.gz"
     mapped = reader(path, common)

@@ -180,7 +180,7 @@ def test_motion_of_60_mm_and_20_degrees_that_no_header_states_is_found(seed, tmp
 
 @pytest.mark.parametrize("seed", range(2))
 def test_tissue_of_inverted_contrast_is_found(seed, tmp_path):
-    """As T2 beside T1: what is bright in the tissue of the first scan is dark in the second; air is dark in both."""
+    """T1 and T2: tissue that is bright in the first scan is dark in the second; air is dark in both."""
     pair = moved_pair(seed, 8, 15, 120, 4)
     second = pair.scans[1].data
     second[second > 150] = 1000 - second[second > 150]

@@ -37,7 +37,7 @@ def check_that_all_readers_agree(folder):
 
 
 def test_the_sform_counts_where_the_qform_says_something_else(tmp_path):
-    """As FSL and SPM leave it. nibabel takes the sform, and ITK the qform unless the codes say otherwise."""
+    """FSL and SPM write such headers. nibabel prefers the sform, and ITK the qform unless the codes say otherwise."""
     pair = moved_pair(0, 8, 15, 100, 4)
     files, elsewhere = save(pair.scans, tmp_path), affine(Rotation.from_euler("z", 10, True).as_matrix(), (12, 0, 0))
     for file, scan in zip(files, pair.scans):

@@ -15,14 +15,14 @@ def error_mm(pair, folder, *options):
 
 @pytest.mark.slow
 def test_a_small_body_whose_air_is_masked_out_is_aligned(tmp_path):
-    """As after skull stripping or in MRA: the 1st and the 99th percentile of all voxels are 0."""
+    """After skull stripping, or in MRA, the 1st and the 99th percentile of all voxels are 0."""
     pair, margin = moved_pair(2, 8, 15, 144, 6), 22
     scans = []
     for scan in pair.scans:
         data = np.pad(np.where(scan.data > 100, scan.data, 0), margin)
         assert np.percentile(data, 99) == 0
         scans.append(Scan(data, scan.affine @ affine(np.eye(3), [-margin] * 3)))
-    # The likelihood of this model knows how large intensities are; that of the default does not.
+    # The likelihood of this model depends on the scale of intensities, unlike the default one.
     assert error_mm(Examination(scans, pair.points), tmp_path, "--overlay", "models/voxelmorph_diff") < 2
 
 

@@ -36,7 +36,7 @@ def test_a_few_scans_at_a_time_give_what_all_at_once_give(tmp_path):
     assert difference.max() < 1e-3
     for file in sorted((tmp_path / "whole").glob("*.nii.gz")):
         ours, theirs = (nibabel.load(tmp_path / name / file.name).get_fdata() for name in ("whole", "parts"))
-        # A voxel at the border of a field of view may be seen in one and not in the other.
+        # Only one of the two may count a voxel at the border of a field of view.
         assert (np.abs(theirs - ours) > 0.01 * np.abs(ours).max()).mean() < 1e-3, file.name
     ours, theirs = (read_json(tmp_path / name / "report.json") for name in ("whole", "parts"))
     assert ours["files"] == theirs["files"] and ours["verdict"]["verdict"] == theirs["verdict"]["verdict"]

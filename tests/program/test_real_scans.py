@@ -1,4 +1,4 @@
-"""Real scans, cropped small; `tests/real_scans/README.md` tells where they come from."""
+"""Real scans, cropped small; see `tests/real_scans/README.md` for their sources."""
 
 from pathlib import Path
 

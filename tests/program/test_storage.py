@@ -1,4 +1,4 @@
-"""How a series is stored and in which order it is given does not change what is found."""
+"""The storage and the order of a series do not change the result."""
 
 import numpy as np
 import pytest

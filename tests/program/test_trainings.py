@@ -1,4 +1,4 @@
-"""What a training's loss sees: intensities as they are where no contrast is asked for, and all passes of a network."""
+"""The loss of a training compares unchanged intensities if no contrast is drawn, and all passes of a network."""
 
 import numpy as np
 import pytest

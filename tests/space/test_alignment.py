@@ -42,7 +42,7 @@ def test_centring_keeps_differences(alignment):
     torch.testing.assert_close(centred[:, 2] - centred[:, 0], z[:, 2] - z[:, 0])
     if isinstance(alignment, OneWayAlignment):
         assert centred.mean(dim=1).abs().max() < 1e-12 and z.mean(dim=1).abs().max() > 0.1
-        # Of the reference, whatever it is said to move by: its velocity does not count.
+        # The velocity predicted for the reference has no effect.
         shifted = velocities()
         shifted[:, 1] += 3
         torch.testing.assert_close(alignment.centred(shifted), centred)

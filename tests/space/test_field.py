@@ -6,7 +6,7 @@ import torch
 from groupmorph_monai.space import Field, voxel_grid
 
 STEPS = (1, 2, 4, 8, 16)
-# Where ceil(size / step) does not tell the step: other sizes and steps give the same lattice.
+# Sizes whose lattice does not determine the step: other sizes and steps give the same ceil(size / step).
 AMBIGUOUS = (9, *range(129, 136), *range(145, 151), *range(161, 166), *range(177, 181), 193, 194, 195, 209, 210, 225)
 
 

@@ -64,7 +64,7 @@ def test_half_precision_fields_are_warped_in_float32():
 
 
 def switches():
-    """What PyTorch allows for products of float32 matrices, on CUDA and on the CPU."""
+    """Return PyTorch's settings for the precision of float32 matrix products, on CUDA and on the CPU."""
     matmul, cpu = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
     return matmul.allow_tf32, torch.get_float32_matmul_precision(), matmul.fp32_precision, cpu.fp32_precision
 
@@ -196,7 +196,7 @@ def test_the_measured_weight_falls_to_0_within_half_a_voxel(shift):
     observed[:, :, 3], ddf[:, 0] = 0, shift
     values, weight = displace_observed(image, observed, ddf)
     torch.testing.assert_close(values, displace(image, ddf))
-    into = max(0, 1 - 2 * abs(shift))  # what is left of a voxel half as near to the border as it was
+    into = max(0, 1 - 2 * abs(shift))  # weight beside an unobserved voxel and at an outer face
     expected = torch.ones(SIZE[0])
     expected[3] = max(0, 2 * abs(shift) - 1)
     expected[2 if shift > 0 else 4] = into

@@ -34,7 +34,7 @@ def climbed(climb, z, x, flow=displacement):
 
 
 def is_affine(z):
-    """Whether differences of neighbours are the same everywhere."""
+    """Check whether differences between neighbours are constant."""
     return max(z.diff(dim=axis).diff(dim=axis).abs().max() for axis in (3, 4, 5)) < 1e-4
 
 

@@ -1,4 +1,4 @@
-"""Training on a toy: what is on disk after any kill lets it go on to the same numbers."""
+"""A toy training that is killed at any point resumes from its files with the same result."""
 
 import errno
 import math
@@ -198,7 +198,7 @@ def test_logs_that_cannot_be_removed_do_not_hide_why_a_training_failed(tmp_path,
 
 
 def kill_everywhere(folder):
-    """Train in children that are killed, each later than the one before it, in a run that goes on."""
+    """Train in child processes, each killed later than the previous one, which resume the same run."""
     ends = []
     for end in at_every_call(lambda: Toy(folder, 6).run(), kill, step=7):
         ends.append(end)

@@ -35,7 +35,7 @@ def series(timepoints, size=(20, 18, 16)):
 
 
 def registered(image, device, overlays=(), **settings):
-    """What the bundle's inferer gives, on the CPU, and what it copied and waited for."""
+    """Run the bundle's inferer; return its output on the CPU, and the copies and waits that it caused."""
     parser = parts(overlays, network_bf16=False, **settings)
     torch.manual_seed(0)
     network, inferer = (parser.get_parsed_content(name) for name in ("network_def", "inferer"))
@@ -137,7 +137,7 @@ def test_every_model_trains_without_waiting(overlay):
 @pytest.mark.parametrize("config, run_id", [("train", "training"), ("evaluate", "evaluate")])
 def test_engines_run_through(config, run_id, tmp_path):
     own = {"phantoms": 1, "handlers#0#device": "cpu"} if config == "evaluate" else {}
-    # What is saved, PyTorch would have to be told of when it is read again.
+    # PyTorch loads only classes that are declared safe.
     torch.serialization.add_safe_globals([Elsewhere])
     with Traffic():
         workflow = ConfigWorkflow(

@@ -17,7 +17,7 @@ from groupmorph_monai.workflow.free_memory import available_memory_gb
 def test_free_memory_is_what_the_machine_and_its_control_groups_leave(line, mount, files, expected_gb, tmp_path):
     (tmp_path / "meminfo").write_text("MemTotal: 9999999 kB\nMemAvailable:    8000000 kB\n", encoding="utf-8")
     (tmp_path / "cgroup").write_text(f"{line}\n", encoding="utf-8")
-    # Half a GB of what is taken is of files in the cache.
+    # Half a GB of the used memory is file cache.
     cached = {"memory__stat": "cache 1\ninactive_file 500000000\ntotal_inactive_file 500000000"}
     write_group(tmp_path / "fs" / mount / "job", **files, **cached)
     actual = available_memory_gb(tmp_path / "meminfo", tmp_path / "cgroup", tmp_path / "fs")

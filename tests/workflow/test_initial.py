@@ -36,7 +36,7 @@ def about(matrix, centre, shift):
 
 
 def shown(body, grid, motion):
-    """What a scanner with this grid shows of a body whose point x has moved to ``motion x``."""
+    """Render a body on the grid of a scanner after its points x have moved to ``motion x``."""
     return resample(body, grid, AffineTransform(np.linalg.inv(motion)))[0]
 
 

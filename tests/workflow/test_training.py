@@ -148,7 +148,7 @@ def test_the_pull_to_the_identity_is_that_of_the_composed_map(passes):
     with torch.no_grad():
         result = TrainingInferer(RegistrationInferer(alignment, AffineFlow(), NetworkPasses(passes)))(pair, net)
     ddf, half = result["ddf"].double(), 10.0
-    # Of a map x -> A x + b of voxels about the centre, read off the displacement, with the longest half side as unit.
+    # Read A and b of x -> A x + b off the displacement; x is relative to the centre, in halves of the longest side.
     origin = ddf[..., 0, 0, 0]
     slopes = torch.stack([ddf[..., 1, 0, 0], ddf[..., 0, 1, 0], ddf[..., 0, 0, 1]], dim=-1) - origin.unsqueeze(-1)
     centre = torch.tensor([7.5, 9.5, 5.5]).double()
@@ -257,7 +257,7 @@ def test_z_is_decoded_for_the_images_that_the_network_saw(wrap):
 
 def test_draws_of_the_network_are_about_its_prediction():
     class Square(Displacement):
-        """A displacement whose spread tells about which velocity draws lie."""
+        """Displacement z^2, whose spread depends on the mean of the draws of z."""
 
         def __call__(self, z):
             return z.square()

@@ -1,4 +1,4 @@
-"""What is finished is kept, what is of other settings is another cell, and no method can harm the run."""
+"""Finished cells are kept, other settings give another cell, and a failing method does not stop the run."""
 
 import os
 import time
@@ -103,7 +103,7 @@ def test_what_failed_is_tried_again_and_what_ran_out_of_time_with_more_of_it(one
 
 
 def test_a_cell_without_its_arrays_is_not_finished(one, runs, tmp_path):
-    """As when the process ends between the two files, of which the JSON is the last."""
+    """The process may end between the two files, of which the JSON is written last."""
     store = CellStore(tmp_path, 1)
     fill(one, {"fake": Fake("zero")}, store, 60, lambda line: None)
     store.path(one[0], "fake", Fake("zero")).unlink()

@@ -1,4 +1,4 @@
-"""The command as a whole, on one small phantom: it is killed midway, goes on, and writes the page."""
+"""The whole command on one small phantom: it is killed midway, resumes, and writes the page."""
 
 import csv
 import os

@@ -20,7 +20,7 @@ def test_differences_are_taken_series_by_series():
     assert row["method"] == "theirs" and row["series"] == 7
     assert row["difference"] == pytest.approx(expected.mean())
     assert row["p"] == pytest.approx(wilcoxon(expected).pvalue)
-    # As wide as the normal approximation has it, and not beyond the least and the greatest.
+    # The interval is about as wide as by the normal approximation, and inside the range of the differences.
     width = 1.96 * expected.std(ddof=0) / 7**0.5
     assert row["low"] == pytest.approx(expected.mean() - width, abs=0.3 * width)
     assert row["high"] == pytest.approx(expected.mean() + width, abs=0.3 * width)

@@ -72,7 +72,7 @@ def test_known_motion_is_recovered_within_a_fraction_of_a_voxel(register, motion
     ddf, inverse = result if isinstance(result, tuple) else (result, None)
     _, inside = body()
     covered = map_coordinates(inside, np.indices(SIZE) + u, order=1) > 0.9
-    # What a group-wise peer calls the common space is its own: compare what leads from the first scan to the second.
+    # Group-wise peers differ in their common space: compare the transform from the first scan to the second.
     field = from_first_to_second(ddf)
     error = np.linalg.norm(field - u, axis=0)[covered]
     assert error.mean() < 0.5, f"{error.mean():.2f} of {np.linalg.norm(u, axis=0)[covered].mean():.2f} voxels are left"

@@ -1,4 +1,4 @@
-"""Studies as they are exported, copied and cut: what is read all the same, and what is refused in one line."""
+"""Incomplete and damaged exports of studies: some are read all the same, the others are refused in one line."""
 
 import builtins
 import copy
@@ -265,7 +265,7 @@ def test_mixed_geometry_becomes_frames_on_their_own_grids(tmp_path):
 
 
 def test_a_timepoint_whose_slices_were_not_fetched_is_missed(tmp_path):
-    """As in a git-annex clone, where the other timepoints would make a series of their own."""
+    """In an incomplete git-annex clone, the other timepoints would form a series of their own."""
     for n, image in enumerate(dynamic()):
         exports.write(image, tmp_path / f"{n:04d}")
     assert len(read_series(tmp_path).frames) == 4

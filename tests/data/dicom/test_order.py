@@ -60,7 +60,7 @@ def test_consecutive_series_whose_times_overlap_by_rounding_are_ordered_by_them(
     ids=lambda a: next(iter(a)),
 )
 def test_any_one_attribute_tells_order_and_times(tmp_path, attributes):
-    """As in anonymised exports, from which the others are gone."""
+    """Anonymised exports may lack all attributes but one."""
     data, seconds, shuffled = volumes(3), (0, 15, 40), [2, 0, 1]  # numbered in another order
     headers = [{name: value(seconds[k]) for name, value in attributes.items()} for k in shuffled]
     images = one_series(data[shuffled], headers, SeriesDescription="dyn")
@@ -354,7 +354,7 @@ def test_time_zones_of_images_and_of_moments(tmp_path, headers):
 
 @pytest.mark.parametrize("zones", [("+0000", "", ""), ("+0200", "+0100", "")])
 def test_moments_that_may_be_in_another_zone_are_not_compared(tmp_path, zones):
-    """Archives convert moments to UTC; the order is that of the acquisition numbers."""
+    """Archives convert times to UTC; the order follows the acquisition numbers."""
     headers = [
         {"AcquisitionDateTime": f"202503011000{30 - 10 * k}{zone}", "AcquisitionNumber": k + 1}
         for k, zone in enumerate(zones)
@@ -385,7 +385,7 @@ def test_time_zones_of_other_images_are_no_reason_to_lose_the_times(tmp_path, zo
 @pytest.mark.parametrize("number", [2, 3, 4])
 @pytest.mark.parametrize("name", ["TriggerTime", "NominalPercentageOfCardiacPhase"])
 def test_triggers_that_differ_by_chance_do_not_define_the_order(tmp_path, name, number):
-    """As in T1 mapping: slices one after the other, always at about the same time after the trigger."""
+    """In T1 mapping, slices are acquired one after the other, at about the same time after the trigger."""
     data, headers, rng = volumes(number), [], np.random.default_rng(3)
     for k in range(number):
         values = [round(50 + jitter, 2) for jitter in rng.uniform(0, 9, SIZE[2])]

@@ -1,5 +1,5 @@
-"""What `--dicom` writes, checked by a validator and sent over the network to storage servers: Orthanc's, dcmtk's and
-pynetdicom's."""
+"""Files written by `--dicom` pass a validator and are accepted by the storage servers of Orthanc, dcmtk and
+pynetdicom."""
 
 import contextlib
 import json
@@ -63,7 +63,7 @@ def free_port():
 
 
 def is_of_dcmtk(program):
-    """Whether a program is dcmtk's: pynetdicom installs a storescp too."""
+    """Check whether a program is dcmtk's, as pynetdicom installs a storescp, too."""
     return "dcmtk" in subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
 
 

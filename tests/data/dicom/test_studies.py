@@ -250,7 +250,7 @@ def test_slices_of_another_sequence_do_not_make_a_stack_of_three(tmp_path, other
 
 
 def test_slices_of_no_heartbeat_stay_apart(tmp_path):
-    """As in 2D dynamics, which are not triggered, and T1 maps."""
+    """Examples: 2D dynamic scans, which are not triggered, and T1 maps."""
     for trigger in (None, "500"):
         images = cine(exports.examination(), (2, 3, 4), TriggerTime=trigger)
         for k, image in enumerate(images):
@@ -365,7 +365,7 @@ def test_a_pattern_is_never_evaluated(tmp_path, capsys, pattern):
 
 
 def test_a_data_set_of_studies_takes_the_series_that_is_named(tmp_path):
-    """Two dynamic series in each study, which nothing but the description tells apart."""
+    """Two dynamic series per study, which differ only in their descriptions."""
     for number, name in enumerate(("first", "second")):
         shared = exports.examination()
         images = dynamic(shared, volumes(seed=number), SeriesDescription="dyn_a")

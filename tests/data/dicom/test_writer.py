@@ -200,7 +200,7 @@ UNITS = {"enhancement": "%", "jacobian_02": "1", "std_mm_01": "mm", "ktrans": "/
 
 
 def map_values(image):
-    """What the pixels of a Parametric Map mean, in the order of our voxels."""
+    """Convert the pixels of a Parametric Map to real-world values, in the order of our voxels."""
     (mapping,) = image.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence
     return image.pixel_array.T * mapping.RealWorldValueSlope + mapping.RealWorldValueIntercept
 

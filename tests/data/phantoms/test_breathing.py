@@ -21,7 +21,7 @@ def test_landmarks_show_the_same_tissue_at_every_timepoint(breathing):
     for k, value in enumerate(values):
         gain = 1 + 0.5 * k / 5
         apart = (value[inside] / gain - values[0][inside]).abs()
-        # Interpolation between voxels of 3 x 3 x 6 mm blurs what is finer.
+        # Interpolation between voxels of 3 x 3 x 6 mm blurs finer detail.
         assert apart.mean() < 0.25 * (values[0][inside] - values[0][inside].flip(0)).abs().mean()
         torch.testing.assert_close(value[~inside], values[0][~inside])
 

@@ -41,7 +41,7 @@ def test_another_hearts_motion_is_as_strong_and_lies_elsewhere():
     own, donor = make_heart(5, "normal", size=SIZE), make_heart(6, "normal", size=SIZE)
     carried = make_heart(5, "normal", motion_seed=6, size=SIZE)
     assert torch.equal(own["image"][0], carried["image"][0])
-    # What differs of one heart's motions is their strength alone.
+    # The motions of one heart differ in strength alone.
     ratio = carried["motion"].norm(dim=0)[own["heart"] > 0].mean() / own["motion"].norm(dim=0)[own["heart"] > 0].mean()
     assert 2 / 3 < ratio < 3 / 2 and ratio != 1
     assert not torch.allclose(donor["motion"], carried["motion"], atol=0.3)

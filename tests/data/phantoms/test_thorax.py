@@ -27,7 +27,7 @@ def breaths():
 
 @pytest.fixture
 def points():
-    """Of the whole field of view, ``(3, 500)`` mm."""
+    """Draw points in the whole field of view, ``(3, 500)`` mm."""
     rng = torch.Generator().manual_seed(3)
     half_mm = torch.tensor([[130.0], [130.0], [125.0]], dtype=torch.float64)
     return (2 * torch.rand(3, 500, generator=rng, dtype=torch.float64) - 1) * half_mm
@@ -44,7 +44,7 @@ def deep_in(regions, region):
     return torch.from_numpy(binary_erosion((regions == region).numpy(), iterations=2))
 
 
-# Ribs, vessels and textures are finer than these voxels, and the wall moves little: what is left is interpolation's.
+# Ribs, vessels and textures are finer than these voxels, and the wall moves little: the rest is interpolation error.
 @pytest.mark.parametrize(("region", "most"), [(OUTSIDE, 0.65), (CAVITY, 0.15), (LUNG, 0.35)])
 def test_the_same_tissue_lies_where_the_true_motion_says(thorax, region, most):
     first, last = thorax["image"] + 1000
@@ -77,7 +77,7 @@ def test_the_lungs_mass_stays_and_their_volume_falls(thorax):
     masses = [(image + 1000)[regions == LUNG].sum() for image, regions in zip(thorax["image"], thorax["regions"])]
     volumes = [(regions == LUNG).sum() for regions in thorax["regions"]]
     assert volumes[1] < 0.93 * volumes[0]
-    # Half voxels on the border are what is left of 11 % of volume.
+    # The volume falls by 11 %; the tolerance is for partial voxels at the border.
     assert masses[1] / masses[0] == pytest.approx(1, abs=0.02)
 
 
@@ -123,7 +123,7 @@ def test_noise_changes_the_image_alone():
     options = {"size": (24, 24, 20), "timepoints": 2}
     noisy, clean = (make_thorax(5, noise_hu=noise, **options) for noise in (20.0, 0.0))
     assert all(torch.equal(noisy[key], clean[key]) for key in clean if key != "image")
-    tissue = clean["image"] > -900  # of air, what is below -1024 is cut off
+    tissue = clean["image"] > -900  # noise of air is clipped at -1024
     noise = noisy["image"] - clean["image"]
     assert noise[tissue].std() == pytest.approx(20, rel=0.05) and abs(noise[tissue].mean()) < 1
     beside, above = (noise.diff(dim=axis)[:, :20, :20, :16].std() for axis in (1, 3))

@@ -38,7 +38,7 @@ def test_random_contrast_changes_each_timepoint_by_itself_and_keeps_places():
     assert varied.min() >= 0 and varied.max() <= 1
     again = RandContrastd(prob=1.0, noise=0.0).set_random_state(1)({"image": volume.expand(3, -1, -1, -1)})["image"]
     torch.testing.assert_close(again, varied, atol=0, rtol=0)
-    # Where the old image is constant along an axis the curve keeps it so: only the smooth bias field varies there.
+    # A constant image remains constant under the curve, so that only the smooth bias field varies.
     flat = torch.full((1, 20, 20, 20), 0.3)
     bias = RandContrastd(prob=1.0, noise=0.0).set_random_state(2)({"image": flat})["image"]
     assert bias.diff(dim=1).abs().max() < 0.1

@@ -9,7 +9,7 @@ from groupmorph_monai.errors import InputError
 
 
 class ReadFile(Transform):
-    """Counts how often it is called, outside of what tells transforms apart."""
+    """Transform that counts its calls outside of the attributes that its fingerprint covers."""
 
     calls = []
 
@@ -43,7 +43,7 @@ def test_what_is_prepared_is_not_prepared_again(series):
 def test_a_replaced_file_and_another_setting_are_seen(series):
     file, read = series
     assert read() == 1.0 and read(2.0) == 2.0
-    file.write_text("3.0", encoding="utf-8")  # of one size: the time alone tells
+    file.write_text("3.0", encoding="utf-8")  # equal size: only the modification time differs
     os.utime(file, (1, 1))
     assert read() == 3.0 and read(2.0) == 6.0
     assert len(ReadFile.calls) == 4

@@ -23,7 +23,7 @@ VOLUME = np.random.default_rng(0).normal(size=SIZE).astype(np.float32)
 
 
 def _affine(spacing=(1.5, 2.0, 3.0)):
-    """Of a rotated grid whose axes are closest to right, anterior and superior."""
+    """Return the affine of a rotated grid whose axes are closest to right, anterior and superior."""
     rotation, triangle = np.linalg.qr([[1.2, -0.6, 0.3], [0.5, 1.6, -0.4], [-0.1, 0.5, 2.8]])
     rotation = rotation * np.sign(np.diag(triangle))
     return np.block([[rotation * spacing, np.array([[-20], [5], [40]])], [np.zeros(3), 1]])
@@ -160,7 +160,7 @@ def test_the_grid_between_two_scans_lies_in_the_middle_of_both():
     np.testing.assert_allclose(grid.centre, [100, 50, 20], atol=1e-9)
     assert grid.shape == (21, 25, 15)
     assert working_grid(grids[::-1], None).matches(grid, 1e-9)
-    # Where the headers' motion is the scans', both lie in one place of the common space.
+    # If the initial transforms equal the motion between the headers, all scans coincide in the common space.
     initial = torch.stack([g.affine @ torch.linalg.inv(grids[0].affine) for g in grids])
     assert working_grid(grids, None, initial=initial).matches(grids[0], 1e-9)
 

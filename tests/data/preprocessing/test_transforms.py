@@ -111,7 +111,7 @@ def test_the_reference_gives_the_grid_and_one_that_the_series_lacks_is_named(ser
     np.testing.assert_array_equal(item["image"][2], stored.get_fdata(dtype=np.float32))
     assert item["one_header"] is False
     assert item["coverage"][2].min() == 1 and 0 < item["coverage"][0].mean() < 1
-    # 28 x 24 x 20 voxels of 1 x 1 x 1.2 mm, of which so many are seen by the others too.
+    # 28 x 24 x 20 voxels of 1 x 1 x 1.2 mm, of which the other scans cover this number, too.
     assert item["coverage"][0].sum() == (28 - 4 + 1) * (24 - 2) * (20 - 1)
     with pytest.raises(InputError, match="reference: expected one of the series' 3 timepoints, 0 to 2, got 3"):
         LoadSeriesd(reference=3)({"image": files})
@@ -131,7 +131,7 @@ def test_masks_come_to_the_working_grid_of_their_scans(series, tmp_path):
     np.testing.assert_array_equal(mask, canonical(drawn > 0)[None])
     shifted = torch.eye(4, dtype=torch.float64).repeat(6, 1, 1)
     shifted[2, :3, 3] = 2 * torch.as_tensor(native.affine[:3, 0])  # scan 2 shows there what lies two voxels further on
-    # One grid for all, that of the first scan, as the series' own is a box between where its scans lie.
+    # Compare on the grid of the first scan, as the grid of the series is an average over its scans.
     load = LoadSeriesd(reference=0)
     masks = load({"image": series, "mask": [file] * 6, "initial": shifted})["mask"]
     np.testing.assert_array_equal(masks[0], canonical(drawn > 0))

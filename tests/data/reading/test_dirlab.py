@@ -37,7 +37,7 @@ def small(monkeypatch):
 
 
 def stored(x, y, z, k):
-    """What voxel (x, y, z) of phase k holds, counted from 1, another value in each."""
+    """Return the value of voxel (x, y, z) of phase k, counted from 1; all values differ."""
     return (x + 70 * y + 4300 * (z + k)) % 30011
 
 

@@ -42,7 +42,7 @@ def test_the_rim_of_an_interpolated_fill_value_goes_with_it(tmp_path):
 
 
 def test_dark_tissue_is_not_the_rim_of_a_fill_value(tmp_path):
-    """As cerebrospinal fluid in a brain that was extracted and normalised to mean 0."""
+    """Example: cerebrospinal fluid in an extracted brain that was normalised to mean 0."""
     view = _round_view((60, 64, 10))
     data = np.where(view, np.random.default_rng(0).normal(2, 0.2, view.shape), -1.0)
     data[26:34, 28:36] = -0.8
@@ -81,7 +81,7 @@ def _trunk(size=(60, 64, 24)):
 
 
 def test_padding_around_a_convex_field_of_view_is_no_evidence(tmp_path):
-    """Its value may be that of air, as in CT that was clipped at -1024."""
+    """The fill value may equal the value of air, as in CT that was clipped at -1024."""
     trunk, body, (i, j, k) = _trunk()
     cylinder = np.hypot(i + 0.3 * k, j) < 0.8  # oblique, and through the body
     padded = np.where(cylinder, trunk.clip(-1024), -1024)
@@ -104,7 +104,7 @@ def test_padding_around_a_convex_field_of_view_is_no_evidence(tmp_path):
 
 @pytest.mark.parametrize("fill", [0, 9999])
 def test_slices_of_one_value_at_the_ends_are_not_measured(tmp_path, fill):
-    """As zero-filled partitions of 3D MRI, and the padding of resliced scans."""
+    """Examples: zero-filled partitions of 3D MRI, and the padding of resliced scans."""
     data = np.random.default_rng(0).uniform(5, 9, (24, 26, 10)).astype(np.float32)
     measured = np.zeros(data.shape, dtype=bool)
     measured[:, 2:-4, 3:-1] = True
@@ -133,7 +133,7 @@ def _depth_in(source, shape):
 @pytest.mark.parametrize("order", [0, 1])
 @pytest.mark.parametrize("fill", [0.0, 300.0])
 def test_wedges_of_resliced_scans_are_not_measured(tmp_path, order, fill):
-    """As after a rigid alignment by another program, which fills what it does not know with 0."""
+    """Other programs fill the outside of the field of view with 0 when they resample a scan."""
     tissue = 300 * np.random.default_rng(0).standard_normal((48, 40, 24)) ** 2 + 5
     data, source = _resliced(tissue, (5, -4, 7), fill, order)
     frame = read_series([write_nifti(tmp_path / "scan.nii", data.astype(np.float32))] * 2).frames[0]
@@ -178,7 +178,7 @@ def test_nan_at_the_border_is_not_measured(tmp_path):
 
 
 def test_nan_may_surround_the_voxels_and_does_not_hide_dark_ones(tmp_path):
-    """As in a masked, standardised image, a tenth of which has low values far from the others."""
+    """Example: a masked, standardised image, a tenth of which has much lower values than the rest."""
     data = np.random.default_rng(0).normal(3, 0.3, (24, 26, 12)).astype(np.float32)
     data[8:12, 8:20, 3:9] = -5 + 1e-3 * data[8:12, 8:20, 3:9]
     known = np.zeros(data.shape, dtype=bool)

@@ -195,7 +195,7 @@ def test_of_two_forms_the_sform_is_read_and_a_difference_is_told(tmp_path, caplo
 @pytest.mark.parametrize("kind", ["nii", "mha", "nrrd"])
 @pytest.mark.parametrize("permutation", [(0, 1, 2), (2, 0, 1)])
 def test_a_sheared_scan_comes_onto_right_angles_with_its_values_in_place(tmp_path, kind, permutation):
-    """A ramp in the world is interpolated exactly, so every voxel that the scan has seen is known."""
+    """A linear ramp is interpolated exactly, so the value of every covered voxel is known."""
     affine = SHEARED[:, [*permutation, 3]]
     size = tuple(np.array((20, 24, 9))[list(permutation)])
     voxels = np.stack([*np.meshgrid(*map(np.arange, size), indexing="ij"), np.ones(size)])
@@ -240,7 +240,7 @@ def test_a_shear_from_rounding_is_dropped_and_the_data_stay(tmp_path):
 
 
 def test_a_folder_lacks_no_scan(tmp_path):
-    """As in a git-annex clone in which one scan was not fetched."""
+    """Example: a git-annex clone in which one scan was not fetched."""
     for k in range(3):
         write_nifti(tmp_path / f"t{k}.nii", make_volume())
     (tmp_path / "t3.nii").symlink_to("gone.nii")

@@ -39,7 +39,7 @@ def levels(series):
 @pytest.mark.parametrize(
     ("sidecars", "times"),
     [
-        # As dcm2niix writes them: hours and seconds without a leading zero, and microseconds.
+        # Formats of dcm2niix: hours and seconds without a leading zero, and microseconds.
         ([{"AcquisitionTime": t} for t in ("9:59:58.500000", "10:00:08.500000", "10:00:20.250000")], (0, 10, 21.75)),
         ([{"AcquisitionDateTime": f"2025-03-0{d}T{t}"} for d, t in ((1, "23:59:50"), (2, "00:00:10"), (2, "00:00:40"))],
          (0, 20, 50)),

@@ -31,7 +31,7 @@ def test_headers_of_files_that_are_cut_short_or_missing_tell_nothing(tmp_path):
     assert header_grids([whole]) and header_grids([whole, cut]) == header_grids([whole, "absent.nii"]) == []
 
 
-# One a mistake: its name, the file's content or how it is made, and words that the message must hold.
+# One file per mistake: its name, a function that writes it, and a part of the expected message.
 def _truncated(path, writer):
     writer(path, make_volume((20, 20, 20)), orthogonal_affine())
     content = path.read_bytes()

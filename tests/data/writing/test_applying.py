@@ -37,7 +37,7 @@ def test_points_there_and_back_under_a_translation(tmp_path):
 
 
 def test_points_move_with_the_image(tmp_path):
-    """The value at p in the common space is that of timepoint 1 at p + ddf(p)."""
+    """The value at p in the common space equals the value of timepoint 1 at p + ddf(p)."""
     series = save_frames(tmp_path / "in", [smooth_frame("LAS"), smooth_frame("oblique", (30, 30, 30), (1.5, 1.5, 1.5))])
     result = write_result(series, tmp_path / "out")
     corner, voxel = series.frames[0].affine, np.array([[9, 13, 7], [6, 8, 9]])

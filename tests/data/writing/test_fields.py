@@ -103,7 +103,7 @@ def test_compact_fields_cover_the_scans_and_are_exact_at_points_in_mm(tmp_path, 
 
 
 def arguments_cover(transform, points):
-    """Where points fall into the dense part's grid, beyond which its field fades, which is not linear."""
+    """Mark points inside the grid of the dense part, beyond which its field fades and is not linear."""
     lattice = transform.lattice
     voxels = lattice.voxels(points)
     return ((voxels >= 0) & (voxels <= torch.tensor(lattice.shape) - 1)).all(-1).numpy()

@@ -27,7 +27,7 @@ def test_frame_time_units_and_codes_of_the_input_are_kept_and_integers_round_by_
     result = write_result(read_series(tmp_path / "in.nii.gz"), tmp_path / "out")
     warped, mean = (nib.load(tmp_path / "out" / f"{name}.nii.gz") for name in ("warped", "mean"))
     assert warped.header.get_zooms()[3] == 2540.0 and warped.header.get_xyzt_units() == ("mm", "msec")
-    assert int(warped.header["qform_code"]) == int(warped.header["sform_code"]) == 2  # that of the form that was read
+    assert int(warped.header["qform_code"]) == int(warped.header["sform_code"]) == 2  # code of the form that was read
     assert mean.header["pixdim"][4] == 0 and mean.header.get_xyzt_units() == ("mm", "unknown")
     assert bytes(warped.header["descrip"]).rstrip(b"\0") == b"scanner 7"
     assert warped.get_data_dtype() == mean.get_data_dtype() == np.int16
@@ -109,7 +109,7 @@ def test_frame_time_keeps_its_unit_when_that_of_space_becomes_mm(tmp_path, unit)
 
 
 def _by_itk_alone(path):
-    """Where ITK places a file: the affine of its first three axes, in RAS."""
+    """Return the affine that ITK reads from a file, for the first three axes, in RAS."""
     image = itk.imread(str(path))
     affine = np.eye(4)
     affine[:3, :3] = np.asarray(image.GetDirection())[:3, :3] * np.array(image.GetSpacing())[:3]

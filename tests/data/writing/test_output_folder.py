@@ -37,7 +37,7 @@ def write(folder, result, stale=()):
 
 
 def result_in(folder):
-    """What a user finds: the files that are not hidden, but for the user's own."""
+    """Read the visible files of a folder, except those of the user."""
     files = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     return {path.name: path.read_text(encoding="utf-8") for path in files if path.name not in ("notes.txt", "link")}
 

@@ -1,4 +1,4 @@
-"""What is written must be what other programs read: ITK is the judge, closed forms and orientations the witnesses."""
+"""Written registrations agree with ITK and with closed forms, in any orientation."""
 
 import errno
 import os
@@ -87,7 +87,7 @@ def test_itk_resamples_with_the_written_field_to_the_written_series(tmp_path, ax
         inside = judged > -1e5
         assert inside.mean() > 0.6
         assert np.abs(judged - warped[k])[inside].max() < 1e-5 * np.ptp(warped[k])
-        # Where ITK finds the place beside the volume, so do we, but for a rounding error on a face.
+        # ITK has the same field of view, except for rounding errors at its faces.
         assert ((stored[k] != 0) != inside).mean() < 1e-3
         np.testing.assert_array_equal(stored[k], np.where(stored[k] != 0, warped[k], 0))
         number += stored[k] != 0
