@@ -1,16 +1,18 @@
 """Kinds of settings: each checks values and describes the valid ones."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 __all__ = ["Choice", "Flag", "Kind", "List", "Number", "OrNone", "Text", "Whole"]
 
 
-class Kind:
+class Kind(ABC):
     """The values that a setting may take. ``str`` describes them."""
 
+    @abstractmethod
     def accepts(self, value: object) -> bool:
-        raise NotImplementedError
+        """Check whether a setting may have this value."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Transformations: map z to displacements. z is a velocity field to integrate, or the displacement itself."""
 
 from abc import ABC, abstractmethod
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -187,6 +188,11 @@ class AffineFlow(Flow):
         return linear + displaced[..., :dimensions, -1].view(*origin.shape, *[1] * dimensions)
 
 
+def _after(first: Tensor, second: Tensor) -> Tensor:
+    """Compute the displacement of the map ``second o first``."""
+    return compose(second, first)
+
+
 class FlowSequence(Transformation):
     """Flow of a velocity that is piecewise constant in time: the composition of T flows over intervals of equal length.
 
@@ -208,17 +214,11 @@ class FlowSequence(Transformation):
 
     def __call__(self, z: Tensor) -> Tensor:
         """Integrate velocities ``(B, K, T * D, *S)`` to a displacement ``(B, K, D, *S)``, both in voxels."""
-        ddf, *rest = (self.flow(part) for part in self._parts(z))
-        for outer in rest:
-            ddf = compose(outer, ddf)
-        return ddf
+        return reduce(_after, map(self.flow, self._parts(z)))
 
     def inverse(self, z: Tensor) -> Tensor:
         """Compute the displacement of the inverse map: the inverse flows, last interval first."""
-        ddf, *rest = (self.flow.inverse(part) for part in reversed(self._parts(z)))
-        for outer in rest:
-            ddf = compose(outer, ddf)
-        return ddf
+        return reduce(_after, map(self.flow.inverse, reversed(self._parts(z))))
 
 
 class StepSequence(FlowSequence):

@@ -4,6 +4,7 @@ Points are ``(..., 3)``, RAS mm, float64. Images pull back, points push forward:
 in which an image is resampled to the point at which the image is sampled.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from math import isfinite
@@ -91,7 +92,7 @@ def _as_points(points: Tensor) -> Tensor:
     return points if points.is_floating_point() else points.double()
 
 
-class Transform:
+class Transform(ABC):
     """Map of points in mm, evaluated lazily."""
 
     @property
@@ -104,14 +105,14 @@ class Transform:
         """Grid between whose nodes the displacement is linear along each axis; None if it is linear everywhere."""
         return None
 
+    @abstractmethod
     def __call__(self, points: Tensor) -> Tensor:
         """Transform points ``(..., 3)``."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def inverse(self) -> "Transform":
         """Inverse transform."""
-        raise NotImplementedError
 
     def at_voxels(self, grid: Grid, rows: slice = slice(None)) -> Tensor:
         """Transform the voxel centres of ``grid``, or those in ``rows`` of its first axis, ``(*S, 3)``."""

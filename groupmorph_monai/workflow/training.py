@@ -1,5 +1,6 @@
 """Inferers for training, which draw z, and additional outputs for the loss."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from typing import Any
@@ -31,13 +32,14 @@ Deferred = Callable[[], Tensor]
 Steps = list[dict[str, Tensor]]  # outputs of a registration after each pass
 
 
-class Comparison:
+class Comparison(ABC):
     """Base class of what the loss compares besides the warped volumes."""
 
     def batch(self, images: Tensor) -> Tensor:
         """Make the batch to register from the batch of the data loader, both ``(B, K, *S)``."""
         return images
 
+    @abstractmethod
     def __call__(self, images: Tensor, registration: Mapping[str, Tensor], inverse_ddf: Deferred) -> Terms:
         """Compute entries to add to the output of a registration.
 
@@ -50,7 +52,6 @@ class Comparison:
         Returns:
             Tensors by name.
         """
-        raise NotImplementedError
 
 
 class InverseFields(Comparison):

@@ -48,6 +48,10 @@ class Bend(Transform):
     def __call__(self, points):
         return points + 0.5 * torch.sin(points.roll(1, dims=-1) / 5)
 
+    @property
+    def inverse(self):
+        raise NotImplementedError
+
 
 def test_interpolation_is_scipys_and_holds_the_border():
     volume = random(2, *SIZE)
@@ -95,7 +99,7 @@ def test_a_nested_composition_has_the_lattice_of_a_flat_one():
 def test_a_field_alone_has_no_inverse_and_one_with_it_has_it_once():
     field = smooth_field(SIZE)
     alone, both = DenseTransform(field, None, GRID), DenseTransform(field, -field, GRID)
-    # Beyond the grid the fade goes by the greatest length of what is known, which the negative field has too.
+    # The distance of the fade depends on the longest vector, which the negative field shares.
     points = points_inside(GRID, margin=-3)
     assert torch.equal(alone(points), both(points)) and not alone.is_identity
     assert DenseTransform(torch.zeros_like(field), None, GRID).is_identity

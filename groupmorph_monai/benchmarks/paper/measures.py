@@ -55,6 +55,10 @@ class _Inverse(Transform):
             y = points - (self.transform(y) - y)
         return y
 
+    @property
+    def inverse(self) -> Transform:
+        return self.transform
+
 
 def true_points_mm(motion: Tensor, image: Tensor, affine: Tensor) -> Tensor:
     """Compute the positions in each timepoint of tissue points spread evenly over a phantom: ``(K, P, 3)`` RAS mm.
