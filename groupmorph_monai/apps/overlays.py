@@ -69,14 +69,17 @@ def _check_unused(config: str, overlay: str, unused: Sequence[str]) -> None:
 def _check_priors(base: Mapping[str, Any], contents: Mapping[str, Mapping[str, Any]]) -> None:
     """Refuse an overlay of priors/, which modifies the default prior, for a model with a prior of another kind."""
     default = base["prior"]["_target_"]
-    for name in contents:
-        for model, content in contents.items():
-            priors = [content[key]["_target_"] for key in ("prior", "training_prior") if key in content]
-            if name.startswith("priors/") and model.startswith("models/") and set(priors) - {default}:
-                raise InputError(
-                    f"--overlay {name}: expected a model with the default prior, got {model}, which has its own; omit "
-                    "one"
-                )
+    chosen = [name for name in contents if name.startswith("priors/")]
+    own = [
+        name
+        for name, content in contents.items()
+        if name.startswith("models/")
+        and {content[key]["_target_"] for key in ("prior", "training_prior") if key in content} - {default}
+    ]
+    if chosen and own:
+        raise InputError(
+            f"--overlay {chosen[0]}: expected a model with the default prior, got {own[0]}, which has its own; omit one"
+        )
 
 
 def check_used(

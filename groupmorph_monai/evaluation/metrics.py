@@ -196,10 +196,9 @@ def _steep_cells(u: Field) -> Tensor:
     largest = nodes.new_zeros([n - 1 for n in nodes.shape[1:]])
     for axis in range(3):
         edges = nodes.diff(dim=axis + 1).abs_().amax(dim=0)
-        for other in range(3):
-            if other != axis:
-                n = edges.shape[other] - 1
-                edges = torch.maximum(edges.narrow(other, 0, n), edges.narrow(other, 1, n))
+        for other in (d for d in range(3) if d != axis):
+            n = edges.shape[other] - 1
+            edges = torch.maximum(edges.narrow(other, 0, n), edges.narrow(other, 1, n))
         largest = torch.maximum(largest, edges)
     steep = largest >= 0.2  # voxels of the lattice per voxel of the lattice
     for axis, (n, last) in enumerate(zip(u.size, nodes.shape[1:])):

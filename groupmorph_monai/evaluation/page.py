@@ -217,28 +217,38 @@ def write_page(
     if motion.std_mm is not None:
         volumes["std"] = page.std(motion.std_mm)
     change = np.nan_to_num(np.abs(after - after[:1]))
-    timepoints = range(len(transforms)) if timepoints is None else timepoints
-    times_s = [report["times_s"][k] for k in timepoints] if report["times_s"] else None
-    times = [f", {time:.0f} s" for time in times_s] if times_s else [""] * len(transforms)
-    names = [report["timepoints"][k] for k in timepoints]
-    region_signal = report["region"]["signal"] if report.get("region") else {}
     start = [n // 2 for n in page.images.shape[:2]] + [int(change.sum(axis=(0, 1, 2)).argmax())]
     if "region" in written:
         region = page.region(written["region"])
-        volumes["region"] = _pack(region.astype(np.uint8))
-        places = np.argwhere(region[1] if region[1].any() else region[0])
-        start = places[np.linalg.norm(places - places.mean(axis=0), axis=1).argmin()].tolist()
+        volumes["region"], start = _pack(region.astype(np.uint8)), _middle(region[1] if region[1].any() else region[0])
+    timepoints = range(len(transforms)) if timepoints is None else timepoints
     contents = {
         "volumes": volumes,
         "spacing_mm": page.images.spacing_mm.tolist(),
-        "timepoints": [f"{k}: {name}{time}" for k, name, time in zip(timepoints, names, times)],
-        "times_s": times_s,
-        "region_signal": {when: [values[k] for k in timepoints] for when, values in region_signal.items()},
+        **_shown_timepoints(report, timepoints),
         "motion_mm": [_percentiles(lengths) for lengths in motion.lengths_mm],
         "start": start,
         "late": int(change.sum(axis=(1, 2, 3)).argmax()),
     }
     Path(path).write_text(_html(report, plain(contents), page, kinetics_png), encoding="utf-8", errors="replace")
+
+
+def _middle(mask: np.ndarray) -> list[int]:
+    """Return the voxel of a mask nearest to its centre of mass."""
+    places = np.argwhere(mask)
+    return places[np.linalg.norm(places - places.mean(axis=0), axis=1).argmin()].tolist()
+
+
+def _shown_timepoints(report: Mapping[str, Any], timepoints: Sequence[int]) -> dict[str, Any]:
+    """Select the names, times and region signals of timepoints."""
+    times_s = [report["times_s"][k] for k in timepoints] if report["times_s"] else None
+    times = [f", {time:.0f} s" for time in times_s] if times_s else [""] * len(timepoints)
+    signal = report["region"]["signal"] if report.get("region") else {}
+    return {
+        "timepoints": [f"{k}: {report['timepoints'][k]}{time}" for k, time in zip(timepoints, times)],
+        "times_s": times_s,
+        "region_signal": {when: [values[k] for k in timepoints] for when, values in signal.items()},
+    }
 
 
 def _percentiles(lengths: np.ndarray) -> list[float]:

@@ -48,20 +48,7 @@ def read_weights(path: str | Path, device: torch.device | str = "cpu") -> Mappin
             f"weights: {path}: expected a state dict of tensors, got {type(content).__name__} without one; {_CURE}"
         )
     for name, value in state.items():
-        # Only counters, such as those of batch normalisation, are whole numbers.
-        real = value.is_floating_point() or (value.ndim == 0 and not value.is_complex())
-        dense = value.layout == torch.strided
-        if value.is_meta or not dense or not real:
-            kind = "a tensor without data" if value.is_meta else str(value.dtype if dense else value.layout)
-            raise InputError(
-                f"weights: {path}: expected real numbers, got {kind.removeprefix('torch.')} in {name}; {_CURE}"
-            )
-        if value.is_floating_point() and not value.isfinite().all():
-            count = int((~value.isfinite()).sum())
-            raise InputError(
-                f"weights: {path}: expected finite numbers, got {count} NaN or infinite ones in {name}; the training "
-                "diverged: use an earlier checkpoint, or train with a smaller learning_rate"
-            )
+        _check_numbers(value, name, path)
     kernels = [value for value in state.values() if value.ndim > 1]
     if kernels and not any(map(torch.any, kernels)):
         raise InputError(
@@ -69,6 +56,24 @@ def read_weights(path: str | Path, device: torch.device | str = "cpu") -> Mappin
             f"the images; {_CURE}"
         )
     return state
+
+
+def _check_numbers(value: Tensor, name: str, path: str | Path) -> None:
+    """Check that a tensor holds finite real numbers."""
+    # Only counters, such as those of batch normalisation, are whole numbers.
+    real = value.is_floating_point() or (value.ndim == 0 and not value.is_complex())
+    dense = value.layout == torch.strided
+    if value.is_meta or not dense or not real:
+        kind = "a tensor without data" if value.is_meta else str(value.dtype if dense else value.layout)
+        raise InputError(
+            f"weights: {path}: expected real numbers, got {kind.removeprefix('torch.')} in {name}; {_CURE}"
+        )
+    if value.is_floating_point() and not value.isfinite().all():
+        count = int((~value.isfinite()).sum())
+        raise InputError(
+            f"weights: {path}: expected finite numbers, got {count} NaN or infinite ones in {name}; the training "
+            "diverged: use an earlier checkpoint, or train with a smaller learning_rate"
+        )
 
 
 def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> Any:

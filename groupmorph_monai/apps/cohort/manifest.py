@@ -54,18 +54,16 @@ def read_manifest(manifest: str | Path, output: str | Path, common_reference: st
     if mistake := _header_mistake(header):
         raise InputError(f"{manifest}: line {number}: {mistake}")
     series, mistakes = [], []
-    lines: dict[str, int] = {}  # line numbers by name
-    same: dict[str, int] = {}  # line numbers by scans and options
+    first_lines: dict[object, int] = {}  # number of the first line with a name, or with the same scans and options
     for number, cells in rows:
         try:
-            series_row = _series(header, cells, Path(manifest).resolve().parent, output, common_reference)
-            first = lines.setdefault(series_row.name.casefold(), number)
-            if first != number:
-                raise InputError(f"name: expected a unique name, got {series_row.name!r} as on line {first}")
-            first = same.setdefault(repr((list(map(os.path.realpath, series_row.files)), series_row.options)), number)
-            if first != number:
+            row = _series(header, cells, Path(manifest).resolve().parent, output, common_reference)
+            if (first := first_lines.setdefault(row.name.casefold(), number)) != number:
+                raise InputError(f"name: expected a unique name, got {row.name!r} as on line {first}")
+            content = tuple(map(os.path.realpath, row.files)), repr(row.options)
+            if (first := first_lines.setdefault(content, number)) != number:
                 raise InputError(f"scans: expected every series once, got the scans and options of line {first}")
-            series.append(series_row)
+            series.append(row)
         except (InputError, argparse.ArgumentTypeError) as error:
             mistakes.append(f"{manifest}: line {number}: {error}")
     if len(mistakes) == 1:

@@ -4,7 +4,7 @@ import logging
 import os
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -51,32 +51,29 @@ def find_stacks(paths: Sequence[Path]) -> tuple[dict[Source, list[Plane]], list[
     Returns:
         The slices of each stack, and the files without slices of which there is no other copy.
     """
-    unique_planes: list[Plane] = []
+    planes: list[Plane] = []
     unread: list[Unread] = []
-    names, copies = set(), 0
     for path in _files(paths):
-        planes = _read(path)
-        if isinstance(planes, Unread):
-            unread.append(planes)
-            continue
-        for plane in planes:
-            # Some programs give one UID to several images, which differ in position or time.
-            file = plane.file
-            name = file.uid, file.frame, file.corner, *plane.place.position, *plane.keys.items()
-            copies += name in names
-            if name not in names:
-                unique_planes.append(plane)
-            names.add(name)
-    if copies:
-        logger.info("%d images are stored twice; one copy of each is read.", copies)
+        content = _read(path)
+        if isinstance(content, Unread):
+            unread.append(content)
+        else:
+            planes += content
+    unique: dict[Hashable, Plane] = {}
+    for plane in planes:
+        # Some programs give one UID to several images, which differ in position or time.
+        file = plane.file
+        unique.setdefault((file.uid, file.frame, file.corner, *plane.place.position, *plane.keys.items()), plane)
+    if len(unique) < len(planes):
+        logger.info("%d images are stored twice; one copy of each is read.", len(planes) - len(unique))
     if unread:
         logger.info("Ignored %d DICOM files without a grey-value image and a position in the patient.", len(unread))
     geometries: dict[tuple[float, ...], Raster] = {}
     stacks = defaultdict(list)
-    for plane in in_one_zone(unique_planes):
+    for plane in in_one_zone(list(unique.values())):
         source = _with_shared_raster(plane.source, geometries)
         stacks[source].append(replace(plane, source=source))
-    instances = {plane.file.uid for plane in unique_planes}
+    instances = {plane.file.uid for plane in planes}
     return dict(stacks), [file for file in unread if file.uid not in instances]
 
 

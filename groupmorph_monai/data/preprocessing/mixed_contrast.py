@@ -97,17 +97,18 @@ def intensity_curves(volume: Callable[[int], tuple[Tensor, Tensor]], timepoints:
     majority = _majority(values, normalised, masks)
     curves = {}
     for k in range(timepoints):
-        others = [i for i in majority if compared[i] != k]
-        if not others:
+        rest = [i for i in majority if compared[i] != k]
+        if not rest:
             continue
         value, mask = coarse[k] if k in coarse else volume(k)
-        guide, covered = normalised[others].sum(dim=0, keepdim=True), masks[others].amax(dim=0, keepdim=True)
+        guide, covered = normalised[rest].sum(dim=0, keepdim=True), masks[rest].amax(dim=0, keepdim=True)
         inverted = _inverted_share(value, guide, mask * covered)
-        if inverted > _MIXED:
-            curve = _curve(value, values[others].mean(dim=0, keepdim=True), mask * masks[others].amin(dim=0))
-            left = _inverted_share(_mapped(curve[None], value[0])[None], guide, mask * covered)
-            if left < min(_MIXED, inverted / 2):
-                curves[k] = curve
+        if inverted <= _MIXED:
+            continue
+        curve = _curve(value, values[rest].mean(dim=0, keepdim=True), mask * masks[rest].amin(dim=0))
+        left = _inverted_share(_mapped(curve[None], value[0])[None], guide, mask * covered)
+        if left < min(_MIXED, inverted / 2):
+            curves[k] = curve
     return curves
 
 
@@ -135,14 +136,14 @@ def _inverted_share(volume: Tensor, guide: Tensor, both: Tensor) -> float:
     return float(nats[correlation < 0].sum() / nats.sum().clamp_min(1e-6))
 
 
-def _curve(volume: Tensor, others: Tensor, both: Tensor) -> Tensor:
-    """Compute the mean of the others, where ``both`` were measured, at the intensities of a volume; scaled to [0, 1].
+def _curve(volume: Tensor, template: Tensor, both: Tensor) -> Tensor:
+    """Compute the mean of a template, where ``both`` were measured, at the intensities of a volume; scaled to [0, 1].
 
     Returns:
         ``(33,)``.
     """
     chosen = both > 0.5
-    x, y = volume[chosen], others[chosen]
+    x, y = volume[chosen], template[chosen]
     bins = (x * _BINS).long().clamp(0, _BINS - 1)
     count, sum_x, sum_y = (torch.zeros(_BINS).index_add(0, bins, v) for v in (torch.ones_like(x), x, y))
     filled = count >= min(_LEAST_VOXELS, float(count.max()))

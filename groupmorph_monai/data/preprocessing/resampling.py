@@ -75,15 +75,7 @@ def working_grid(
         scans = [grid] if reference is not None else grids
         finest, usual = np.median([_spacings_mm(scan) for scan in scans], axis=0)
         spacing_mm = float(np.clip((float(grid.extent_mm.prod()) / _FINE_VOXELS) ** (1 / 3), finest, usual))
-    try:
-        wanted = np.broadcast_to(np.asarray(spacing_mm, dtype=np.float64), 3)
-    except (ValueError, TypeError):
-        wanted = np.zeros(3)
-    if not (np.isfinite(wanted).all() and (wanted > 0).all()):
-        raise InputError(
-            f"spacing_mm: expected one positive number or three, got {spacing_mm!r}; for example 1.5, or auto"
-        )
-    chosen = grid.at_spacing(torch.from_numpy(wanted.copy()))
+    chosen = grid.at_spacing(_per_axis(spacing_mm))
     if min(chosen.shape) < LEAST_VOXELS <= min(n for scan in grids for n in scan.shape):
         axis = min(range(3), key=lambda d: chosen.shape[d])
         most_mm = float((grid.spacing_mm * (torch.tensor(grid.shape) - 1)).min()) / 2
@@ -92,6 +84,19 @@ def working_grid(
             f"leaves {chosen.shape[axis]} along axis {axis}; choose less than {int(10 * most_mm) / 10:g} mm"
         )
     return chosen
+
+
+def _per_axis(spacing_mm: Sequence[float] | float | str) -> Tensor:
+    """Convert one spacing, or one per axis, to ``(3,)``."""
+    try:
+        spacings = np.broadcast_to(np.asarray(spacing_mm, dtype=np.float64), 3)
+    except (ValueError, TypeError):
+        spacings = np.zeros(3)
+    if not (np.isfinite(spacings).all() and (spacings > 0).all()):
+        raise InputError(
+            f"spacing_mm: expected one positive number or three, got {spacing_mm!r}; for example 1.5, or auto"
+        )
+    return torch.from_numpy(spacings.copy())
 
 
 def _spacings_mm(grid: Grid) -> tuple[float, float]:

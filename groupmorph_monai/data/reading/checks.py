@@ -1,10 +1,12 @@
 """Check a data set before a long computation starts."""
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 
 from ...errors import InputError
+from ..series import Series
 from .datalist import series_items
 from .points import read_landmarks
 from .readers import read_series
@@ -57,19 +59,24 @@ def check_dataset(
                 f"labels: expected one label map for each of the {number} scans of {name}, got {len(labels)}; list "
                 "them as labels in dataset.json"
             )
-        numbers: list[set[float]] = []  # of the structures in each label map
-        for file, frame in zip(labels, series.frames):
-            label_map = read_labels(file)
-            if structure is not None and structure not in label_map.data:
-                raise InputError(
-                    f"{file}: expected the label {structure} of surface_structure, got none; correct the label map, or "
-                    "set surface_structure"
-                )
-            numbers.append(set(np.unique(label_map.data[label_map.data > 0]).tolist()))
-            if numbers[-1] and not numbers[-1] & numbers[0]:
-                raise InputError(
-                    f"{file}: expected a label of {labels[0]}, such as {min(numbers[0]):g}, got {min(numbers[-1]):g}; "
-                    "use the same label for the same structure"
-                )
-            if not inside_region(label_map, frame.grid).any():
-                raise nothing_inside(file, "label map", label_map)
+        _check_labels(labels, series, structure)
+
+
+def _check_labels(files: Sequence[str], series: Series, structure: int | None) -> None:
+    """Check the label maps of a series, one per scan."""
+    numbers: list[set[float]] = []  # of the structures in each label map
+    for file, frame in zip(files, series.frames):
+        label_map = read_labels(file)
+        if structure is not None and structure not in label_map.data:
+            raise InputError(
+                f"{file}: expected the label {structure} of surface_structure, got none; correct the label map, or set "
+                "surface_structure"
+            )
+        numbers.append(set(np.unique(label_map.data[label_map.data > 0]).tolist()))
+        if numbers[-1] and not numbers[-1] & numbers[0]:
+            raise InputError(
+                f"{file}: expected a label of {files[0]}, such as {min(numbers[0]):g}, got {min(numbers[-1]):g}; use "
+                "the same label for the same structure"
+            )
+        if not inside_region(label_map, frame.grid).any():
+            raise nothing_inside(file, "label map", label_map)

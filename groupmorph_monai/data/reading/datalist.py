@@ -99,11 +99,17 @@ def series_items(
         )
     if not phantom_share:
         return chosen
-    if split == "validation":
-        return [*chosen, *phantoms]
+    return [*chosen, *phantoms] if split == "validation" else _mixed(chosen, phantoms, phantom_share)
+
+
+def _mixed(series: Sequence[Item], phantoms: Sequence[Item], phantom_share: float) -> list[Item]:
+    """Repeat the items of the smaller group until phantoms have their share."""
     ratio = phantom_share / (1 - phantom_share)
-    number_of_each = max(len(chosen), round(len(phantoms) / ratio)), max(len(phantoms), round(ratio * len(chosen)))
-    return [item for items, number in zip((chosen, phantoms), number_of_each) for item in islice(cycle(items), number)]
+    number, phantom_number = (
+        max(len(series), round(len(phantoms) / ratio)),
+        max(len(phantoms), round(ratio * len(series))),
+    )
+    return [*islice(cycle(series), number), *islice(cycle(phantoms), phantom_number)]
 
 
 def _scan(
@@ -153,6 +159,19 @@ def _landmarks(folder: Path, description: str | None) -> list[str]:
 
 
 def _read_list(listed: Path) -> dict[str, list[Item]]:
+    """Read a ``dataset.json``: the items of each split."""
+    content = _read_json(listed)
+    _check_keys(content, SPLITS, listed)
+    items = {name: _entries(content.get(name, []), name, listed) for name in SPLITS}
+    for entries in items.values():
+        _check_repeats(entries, listed)
+    validation = [item["image"] for item in items["validation"]]
+    if shared := [item["name"] for item in items["training"] if item["image"] in validation]:
+        logger.warning("%s: %s listed for training and validation, so validation is biased", listed, ", ".join(shared))
+    return items
+
+
+def _read_json(listed: Path) -> dict[str, Any]:
     wanted = '{"training": [{"image": ...}], "validation": [...]}'
     try:
         content = json.loads(read_text(listed), object_pairs_hook=_unique_keys)
@@ -163,24 +182,18 @@ def _read_list(listed: Path) -> dict[str, list[Item]]:
     if not isinstance(content, dict) or not any(name in content for name in SPLITS):
         got = f"the keys {', '.join(content) or 'none'}" if isinstance(content, dict) else reprlib.repr(content)
         raise InputError(f"{listed}: expected {wanted}, got {got}; correct the file")
-    _check_keys(content, SPLITS, listed)
-    lists = {name: content.get(name, []) for name in SPLITS}
-    for name, entries in lists.items():
-        if not isinstance(entries, list):
-            raise InputError(f'{listed}: expected a list for "{name}", got {reprlib.repr(entries)}; correct the file')
-        for entry in entries:
-            if not isinstance(entry, dict) or "image" not in entry:
-                raise InputError(
-                    f'{listed}: expected entries {{"image": ...}} in "{name}", got {reprlib.repr(entry)}; correct the '
-                    "file"
-                )
-    items = {name: [_resolve(entry, listed) for entry in entries] for name, entries in lists.items()}
-    for entries in items.values():
-        _check_repeats(entries, listed)
-    shared = [item["name"] for item in items[SPLITS[0]] if item["image"] in [i["image"] for i in items[SPLITS[1]]]]
-    if shared:
-        logger.warning("%s: %s listed for training and validation, so validation is biased", listed, ", ".join(shared))
-    return items
+    return content
+
+
+def _entries(entries: object, split: str, listed: Path) -> list[Item]:
+    if not isinstance(entries, list):
+        raise InputError(f'{listed}: expected a list for "{split}", got {reprlib.repr(entries)}; correct the file')
+    for entry in entries:
+        if not isinstance(entry, dict) or "image" not in entry:
+            raise InputError(
+                f'{listed}: expected entries {{"image": ...}} in "{split}", got {reprlib.repr(entry)}; correct the file'
+            )
+    return [_resolve(entry, listed) for entry in entries]
 
 
 def _of_split(items: Mapping[str, Sequence[Item]], split: str | None) -> list[Item]:
@@ -246,19 +259,23 @@ def _resolve(entry: Item, listed: Path) -> Item:
         raise InputError(f'{listed}: expected text for "name", got {name!r:.60}; correct or omit it')
     item: Item = {"name": name} if name else {}
     for key in _FILES:
-        if key != "image" and entry.get(key) is None:
-            continue
-        value = entry[key]
-        paths = value if isinstance(value, list) else [value] if key == "image" else []
-        if not paths or not all(isinstance(path, str) and path for path in paths):
-            wanted = "a file, a folder or a list of files" if key == "image" else "a list of files, one per timepoint"
-            raise InputError(f'{listed}: expected {wanted} for "{key}", got {value!r:.60}; correct the file')
-        if broken := [path for path in paths if not _may_exist(path)]:
-            raise InputError(f'{listed}: expected paths for "{key}", got {broken[0]!a:.60}; correct the file')
-        resolved = [str(listed.parent / path) for path in paths]
-        item[key] = resolved if isinstance(value, list) else resolved[0]
+        if key == "image" or entry.get(key) is not None:
+            paths = [str(listed.parent / path) for path in _paths(entry, key, listed)]
+            item[key] = paths if isinstance(entry[key], list) else paths[0]
     unknown = sorted(set(entry) - set(_KEYS))
     if unknown:
         logger.warning("%s: ignoring %s; the valid keys are %s", listed, ", ".join(unknown), ", ".join(_KEYS))
     image = entry["image"]
     return {"name": image[0] if isinstance(image, list) else image, **item}
+
+
+def _paths(entry: Item, key: str, listed: Path) -> list[str]:
+    """Check the paths of an entry: of ``image`` one or a list, of the other keys a list."""
+    value = entry[key]
+    paths = value if isinstance(value, list) else [value] if key == "image" else []
+    if not paths or not all(isinstance(path, str) and path for path in paths):
+        wanted = "a file, a folder or a list of files" if key == "image" else "a list of files, one per timepoint"
+        raise InputError(f'{listed}: expected {wanted} for "{key}", got {value!r:.60}; correct the file')
+    if broken := [path for path in paths if not _may_exist(path)]:
+        raise InputError(f'{listed}: expected paths for "{key}", got {broken[0]!a:.60}; correct the file')
+    return paths
