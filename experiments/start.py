@@ -10,11 +10,11 @@ import torch
 
 from groupmorph_monai.apps.suites.methods import bundle_method
 from groupmorph_monai.apps.suites.suite import add_seeds_and_weights, table_suite
-from groupmorph_monai.benchmarks.cases import breast_cases, synthetic_cases
-from groupmorph_monai.benchmarks.chest_ct import thorax_cases
+from groupmorph_monai.benchmarks.cases import synthetic_cases, with_landmarks_mm
 from groupmorph_monai.benchmarks.compare import BundleMethod, compare
+from groupmorph_monai.data import make_breast, make_thorax
 
-__all__ = ["START", "start", "start_methods"]
+__all__ = ["START", "breast_cases", "start", "start_methods", "thorax_cases"]
 
 _COLUMNS = ("mean error, voxels", "95 %, voxels", "folds, %", "seconds")
 
@@ -46,6 +46,19 @@ def start(
             if row["method"] != "true motion":
                 rows.append({"series": kind, "method": row["method"], **{c: row[c] for c in _COLUMNS if c in row}})
     return rows
+
+
+def breast_cases(
+    seeds: Iterable[int], size: Sequence[int], spacing_mm: Sequence[float], landmarks: int = 2000
+) -> list[dict]:
+    """Generate breast DCE-MRI series with known motion and ``landmarks_mm`` in RAS mm."""
+    series = {seed: make_breast(seed, size, spacing_mm, landmarks=landmarks) for seed in seeds}
+    return [{"name": f"breast {seed}", **with_landmarks_mm(phantom)} for seed, phantom in series.items()]
+
+
+def thorax_cases(seeds: Iterable[int], size: Sequence[int], timepoints: int = 6) -> list[dict]:
+    """Generate 4D CT phantoms with known motion and ``landmarks_mm`` in RAS mm."""
+    return [{"name": f"thorax {seed}", **with_landmarks_mm(make_thorax(seed, size, timepoints))} for seed in seeds]
 
 
 def _cases(seeds: Sequence[int]) -> dict[str, Iterable[Mapping]]:

@@ -7,14 +7,13 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from ..data.phantoms.breast import make_breast
 from ..data.phantoms.phantom import follow, make_phantom, random_motion
 from ..data.preprocessing.transforms import LoadSeriesd
 from ..data.reading.readers import read_series
 from ..space.grid import transform_points
 from ..space.warping import voxel_grid
 
-__all__ = ["breast_cases", "synthetic_cases", "warped_cases", "with_landmarks_mm"]
+__all__ = ["synthetic_cases", "warped_cases", "with_landmarks_mm"]
 
 
 def synthetic_cases(
@@ -27,22 +26,6 @@ def synthetic_cases(
 def with_landmarks_mm(phantom: Mapping[str, Any]) -> dict[str, Any]:
     """Add ``landmarks_mm`` ``(K, P, 3)``, RAS, to a phantom."""
     return {**phantom, "landmarks_mm": transform_points(phantom["affine"], phantom["landmarks"].double())}
-
-
-def breast_cases(
-    seeds: Iterable[int],
-    size: Sequence[int] = (128, 128, 60),
-    spacing_mm: Sequence[float] = (2.898, 2.898, 3.0),
-    landmarks: int = 2000,
-) -> list[dict[str, Any]]:
-    """Generate breast DCE-MRI series with known motion and ``landmarks_mm`` in RAS mm. The default grid has a ninth of
-    the voxels of full size; use the defaults of `make_breast` for that."""
-    cases = []
-    for seed in seeds:
-        series = make_breast(seed, size, spacing_mm, landmarks=landmarks)
-        landmarks_mm = transform_points(series["affine"], series["landmarks"])
-        cases.append({"name": f"breast {seed}", **series, "landmarks_mm": landmarks_mm})
-    return cases
 
 
 def warped_cases(

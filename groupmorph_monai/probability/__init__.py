@@ -3,7 +3,7 @@
 from .elbo import NegativeELBO
 from .likelihood import GroupNMI, Likelihood, Linearised, SquaredError, comparable, impute
 from .local_correlation import GaussianCorrelation, LocalCorrelation, WindowCorrelation
-from .posterior import CodePosterior, Posterior, StepPosterior, matched_smoothing_voxels, split_parameters
+from .posterior import CodePosterior, Posterior, StepPosterior, split_parameters
 from .prior import (
     AffineNorm,
     FluidPrior,
@@ -42,6 +42,5 @@ __all__ = [
     "comparable",
     "fading_weight",
     "impute",
-    "matched_smoothing_voxels",
     "split_parameters",
 ]

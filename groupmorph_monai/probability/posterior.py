@@ -12,7 +12,7 @@ from ..space.chunks import total
 from ..space.cosine_transform import CosineTransform
 from ..space.warping import placed_once
 
-__all__ = ["CodePosterior", "Posterior", "StepPosterior", "matched_smoothing_voxels", "split_parameters"]
+__all__ = ["CodePosterior", "Posterior", "StepPosterior", "split_parameters"]
 
 Passes = Sequence[Tensor]  # a tensor for each pass of a network
 
@@ -29,17 +29,6 @@ def split_parameters(parameters: Tensor, timepoints: int) -> tuple[Tensor, Tenso
     """
     mean, log_variance = parameters.unflatten(1, (2, timepoints, -1)).unbind(1)
     return mean, log_variance
-
-
-def matched_smoothing_voxels(lambda_u: float) -> float:
-    """Compute the standard deviation sigma_c, in voxels, of the smoothing kernel that matches the scale of the prior
-    ``lambda_u L`` (VoxelMorph-diff, Section 3.2).
-
-    The kernel's peak ``(2 pi sigma_c^2)^(-3/2)`` equals ``1 / (6 lambda)``, the prior's variance at a voxel given its
-    six neighbours: 2 voxels at the paper's lambda of 20. The paper prints ``1 / sqrt(2 pi sigma_c^3 / 2) = 1 / (6
-    lambda)``, which gives 17 voxels.
-    """
-    return (6 * lambda_u) ** (1 / 3) / math.sqrt(2 * math.pi)
 
 
 class Posterior:

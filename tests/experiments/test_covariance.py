@@ -1,7 +1,9 @@
+import math
+
 import pytest
 import torch
 
-from experiments.covariance import draws, heart_cases, roughness
+from experiments.covariance import draws, heart_cases, matched_smoothing_voxels, roughness
 from groupmorph_monai.data import HEART_MOTIONS, make_heart
 from groupmorph_monai.probability import Posterior
 from groupmorph_monai.space import MeanAlignment, ScalingAndSquaring
@@ -29,6 +31,11 @@ def test_roughness_is_1_of_white_noise_and_less_of_what_is_smooth():
     # Neighbours in a Gaussian-filtered field of width s correlate by exp(-1 / (4 s^2)).
     smooth = gaussian_filter(noise[None], 2.0)[0]
     assert roughness(smooth) == pytest.approx((1 - 2.718281828 ** (-1 / 16)) ** 0.5, rel=0.1)
+
+
+def test_the_matched_kernels_peak_is_the_variance_of_a_voxel_with_six_neighbours():
+    sigma = matched_smoothing_voxels(20.0)
+    assert (2 * math.pi * sigma**2) ** -1.5 == pytest.approx(1 / 120)
 
 
 class Method:

@@ -10,7 +10,6 @@ from groupmorph_monai.probability import (
     Posterior,
     StepPosterior,
     UnitGaussian,
-    matched_smoothing_voxels,
     split_parameters,
 )
 
@@ -66,11 +65,6 @@ def test_draws_are_white_noise_through_scipys_gaussian(monkeypatch):
     expected = 3 * gaussian_filter(impulse[0, 0, 0].numpy(), 1.5, mode="reflect", truncate=6)
     assert expected.max() > 0.05
     np.testing.assert_allclose(z[0, 0, 0].numpy(), expected, atol=4e-3)
-
-
-def test_the_matched_kernels_peak_is_the_variance_of_a_voxel_with_six_neighbours():
-    sigma = matched_smoothing_voxels(20.0)
-    assert (2 * math.pi * sigma**2) ** -1.5 == pytest.approx(1 / 120)
 
 
 def test_after_several_passes_a_prior_sees_the_sum_of_what_adds_up_and_codes_side_by_side():

@@ -8,7 +8,7 @@ import torch
 from json_files import write_json
 
 from groupmorph_monai.apps.command_line import main
-from groupmorph_monai.benchmarks.chest_ct import dirlab_cases
+from groupmorph_monai.benchmarks.paper.cases import cases
 from groupmorph_monai.data import LoadSeriesd, read_series, series_items
 from groupmorph_monai.data.reading import dirlab
 from groupmorph_monai.data.reading.dirlab import (
@@ -19,6 +19,7 @@ from groupmorph_monai.data.reading.dirlab import (
     read_dirlab_landmarks,
 )
 from groupmorph_monai.errors import InputError
+from groupmorph_monai.space.grid import Grid
 
 SIZES = {
     1: ((26, 22, 12), (1.0, 1.2, 2.5), 0.0),
@@ -178,22 +179,21 @@ def test_one_case_is_reported_on_and_the_others_train(tmp_path):
         series_items(str(tmp_path), "training", [], held_out="Case1Pack")
 
 
-def test_cases_to_compare_methods_on_hold_voxels_and_millimetres(tmp_path):
+def test_cases_to_compare_methods_on_have_landmarks_in_mm(tmp_path):
     write_case(tmp_path, 1)
     write_case(tmp_path, 8)
-    (case,) = dirlab_cases(str(tmp_path))
-    assert case["name"] == "Case1Pack" and case["image"].shape == (6, 26, 22, 12)
+    first, last = cases(str(tmp_path))
+    assert (first.name, last.name) == ("Case1Pack", "Case8Deploy")
+    case = first.load()
+    assert case["image"].shape == (6, 26, 22, 12)
     # The grid's axes are those to the right, the front and upwards; the values are those of the files.
-    i, j, k = case["landmarks"][2].round().long().T
+    landmarks_mm = case["landmarks_mm"].double()
+    i, j, k = Grid(case["image"].shape[1:], case["affine"]).voxels(landmarks_mm[2]).round().long().T
     series = read_series(str(tmp_path / "Case1Pack"))
-    voxels = series.frames[2].grid.voxels(case["landmarks_mm"][2].double()).round().long().T
+    voxels = series.frames[2].grid.voxels(landmarks_mm[2]).round().long().T
     np.testing.assert_array_equal(case["image"][2][i, j, k], series.frames[2].data[tuple(voxels)])
-    apart = (case["landmarks_mm"][5] - case["landmarks_mm"][0]).norm(dim=1)
-    torch.testing.assert_close(apart, torch.full((75,), 12.5))
-    assert [one["name"] for one in dirlab_cases(str(tmp_path), None)] == ["Case1Pack", "Case8Deploy"]
-    (tmp_path / "empty" / "other").mkdir(parents=True)
-    with pytest.raises(InputError, match="Case1Pack to Case10Pack"):
-        dirlab_cases(str(tmp_path / "empty"), None)
+    apart = (landmarks_mm[5] - landmarks_mm[0]).norm(dim=1)
+    torch.testing.assert_close(apart, torch.full((75,), 12.5).double())
 
 
 @pytest.mark.slow
