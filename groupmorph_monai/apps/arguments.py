@@ -49,6 +49,10 @@ def _add_command(commands: Commands, name: str, help: str, description: str) -> 
     return p
 
 
+def _add_files(p: argparse.ArgumentParser, name: str, metavar: str, help: str) -> None:
+    p.add_argument(name, nargs="+", type=path, metavar=metavar, help=help)
+
+
 def _add_device(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--device", type=device, metavar="NAME", help="cpu, cuda or cuda:N (default: the GPU if there is one)"
@@ -119,12 +123,11 @@ def _add_register(commands: Commands) -> None:
         help="align one series",
         description="Align one series and write the aligned scans, the deformation fields and a report.",
     )
-    p.add_argument(
+    _add_files(
+        p,
         "files",
-        nargs="+",
-        type=path,
-        metavar="FILES",
-        help="the scans in temporal order (NIfTI, MHA, NRRD), one 4D NIfTI, a folder of scans, or a DICOM study",
+        "FILES",
+        "the scans in temporal order (NIfTI, MHA, NRRD), one 4D NIfTI, a folder of scans, or a DICOM study",
     )
     p.add_argument("--output", type=folder, metavar="DIR", help="folder for the results")
     p.add_argument("--list", action="store_true", help="list the series of a DICOM study and exit")
@@ -133,21 +136,19 @@ def _add_register(commands: Commands) -> None:
         action="store_true",
         help="print the grids, the estimated memory and time, and the files that would be written, and exit",
     )
-    p.add_argument(
+    _add_files(
+        p,
         "--mask",
-        nargs="+",
-        type=path,
-        metavar="FILE",
-        help="evaluate the similarity only where this mask is above 0: one mask, on any grid, drawn on the reference "
-        "(without one, on the first scan), or one per scan",
+        "FILE",
+        "evaluate the similarity only where this mask is above 0: one mask, on any "
+        "grid, drawn on the reference (without one, on the first scan), or one per scan",
     )
-    p.add_argument(
+    _add_files(
+        p,
         "--region",
-        nargs="+",
-        type=path,
-        metavar="FILE",
-        help="region, such as a lesion, whose signal curves report.html shows initially: files as for --mask (default: "
-        "the mask)",
+        "FILE",
+        "region, such as a lesion, whose signal curves report.html shows initially: "
+        "files as for --mask (default: the mask)",
     )
     _add_registration(p)
 
@@ -168,7 +169,7 @@ def _add_cohort(commands: Commands) -> None:
         help="tab-separated table with the columns name, scans (a folder, or files separated by ';') and, optionally, "
         "reference, mask, spacing_mm, series_description",
     )
-    p.add_argument("--output", required=True, type=folder, metavar="DIR", help="folder for the results of the study")
+    add_output(p, content="the results of the study")
     add_worker_options(p, "on this machine")
     _add_registration(p)
 
@@ -210,19 +211,10 @@ def _add_apply(commands: Commands) -> None:
         "KK to the common space and points of the common space to scan KK; inverse_ddf_KK does the opposite.",
     )
     p.add_argument("field", type=path, metavar="FIELD", help="ddf_KK.nii.gz or inverse_ddf_KK.nii.gz")
-    p.add_argument(
-        "files",
-        nargs="+",
-        type=path,
-        metavar="FILES",
-        help="images, or points (.csv in RAS mm, ITK .txt, Slicer .mrk.json or .fcsv)",
-    )
-    p.add_argument(
-        "--output",
-        required=True,
-        type=folder,
-        metavar="DIR",
-        help="results folder; images keep their names, and points become .csv with the columns x, y, z alone, in order",
+    _add_files(p, "files", "FILES", "images, or points (.csv in RAS mm, ITK .txt, Slicer .mrk.json or .fcsv)")
+    add_output(
+        p,
+        content="the results; images keep their names, and points become .csv with the columns x, y, z alone, in order",
     )
     p.add_argument("--label", action="store_true", help="images are label maps: use nearest-neighbour interpolation")
 
@@ -282,7 +274,7 @@ def _add_coded(p: argparse.ArgumentParser) -> None:
         "--weights", required=True, type=path, metavar="FILE", help="weights of a latent-code model that you trained"
     )
     _add_device(p)
-    p.add_argument("--output", required=True, type=folder, metavar="DIR", help="folder for the results")
+    add_output(p)
     _add_overlay(p, "inference.yaml", "models/krebs_cvae (default)")
 
 
@@ -294,7 +286,7 @@ def _add_transport(commands: Commands) -> None:
         description="Encode the deformations of one series and decode them for an image of another patient. This needs "
         "a latent-code model: groupmorph train --phantoms --overlay models/krebs_cvae.",
     )
-    p.add_argument("donor", nargs="+", type=path, metavar="FILES", help="the series whose deformations are transferred")
+    _add_files(p, "donor", "FILES", "the series whose deformations are transferred")
     p.add_argument("--to", required=True, type=path, metavar="FILE", help="image of the other patient")
     _add_coded(p)
 

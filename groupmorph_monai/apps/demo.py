@@ -2,12 +2,11 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..data.phantoms.phantom import make_phantom
@@ -15,9 +14,10 @@ from ..data.writing.earlier_result import check_result_folder
 from ..data.writing.fields import read_field
 from ..data.writing.output_folder import atomic_file, claim
 from ..errors import InputError
+from ..evaluation.metrics import landmark_errors_mm
 from ..evaluation.report import format_table
 from ..space.grid import transform_points
-from ..space.transforms import ComposedTransform, Transform
+from ..space.transforms import Transform
 
 __all__ = ["print_verdict", "run_demo"]
 
@@ -53,21 +53,19 @@ def run_demo(output: str, register: Callable[[list[str], str], None]) -> None:
 
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     points_mm = transform_points(phantom["affine"], phantom["landmarks"].double())
-    unmoved = [ComposedTransform()] * len(files)
-    fields = (_read_fields(folder, name, len(files)) for name in ("inverse_ddf", "ddf"))
-    errors = {"before": _errors_mm(points_mm, unmoved, unmoved), "after": _errors_mm(points_mm, *fields)}
-    metrics = report["metrics"]
+    errors = landmark_errors_mm(points_mm, [_Written(folder, k) for k in range(len(files))])
+    metrics, seconds = report["metrics"], report["seconds"]["register"]
     rows = [
         {
             "": when,
-            "error mm": float(error.mean()),
-            "95 % mm": float(np.percentile(error, 95)),
+            "error mm": errors[f"landmark_{when}_mm_mean"],
+            "95 % mm": errors[f"landmark_{when}_mm_95"],
             "RMSE": metrics[f"rmse_{when}"],
             "NMI": metrics[f"nmi_{when}"],
-            "folds %": metrics["folding_percent"] if when == "after" else None,
-            "seconds": report["seconds"]["register"] if when == "after" else None,
+            "folds %": folds,
+            "seconds": seconds,
         }
-        for when, error in errors.items()
+        for when, folds, seconds in (("before", None, None), ("after", metrics["folding_percent"], seconds))
     ]
     print(
         "\nError: distance between the true position of a tissue point and its position according to the fields, over "
@@ -92,13 +90,16 @@ def print_verdict(folder: str | Path) -> None:
     print(f"Verdict: {verdict['verdict']}", *verdict["reasons"], sep="\n  ")
 
 
-def _read_fields(folder: Path, name: str, number: int) -> list[Transform]:
-    return [read_field(folder / f"{name}_{k:02d}.nii.gz") for k in range(number)]
+class _Written(Transform):
+    """Transform of timepoint k as written: a field, and another one for its inverse."""
 
+    def __init__(self, folder: Path, k: int, names: tuple[str, str] = ("ddf", "inverse_ddf")):
+        self.folder, self.k, self.names = folder, k, names
+        self.field = read_field(folder / f"{names[0]}_{k:02d}.nii.gz")
 
-def _errors_mm(points_mm: Tensor, inverses: Sequence[Transform], transforms: Sequence[Transform]) -> np.ndarray:
-    """Compute the errors of points ``(K, P, 3)``, RAS, mapped from timepoint i to timepoint j, for all i != j."""
-    common = torch.stack([inverse(points) for inverse, points in zip(inverses, points_mm)])
-    mapped = torch.stack([transform(common) for transform in transforms], dim=1)
-    off_diagonal = ~torch.eye(len(points_mm), dtype=torch.bool)
-    return (mapped - points_mm)[off_diagonal].norm(dim=-1).flatten().numpy()
+    def __call__(self, points: Tensor) -> Tensor:
+        return self.field(points)
+
+    @property
+    def inverse(self) -> Transform:
+        return _Written(self.folder, self.k, self.names[::-1])

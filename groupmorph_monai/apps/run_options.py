@@ -24,8 +24,7 @@ def add_run_options(p: argparse.ArgumentParser) -> None:
     )
 
 
-def add_output(p: argparse.ArgumentParser, default: str, content: str = "the results") -> None:
-    """Add ``--output``, a folder for ``content``."""
-    p.add_argument(
-        "--output", default=default, type=folder, metavar="DIR", help=f"folder for {content} (default: {default})"
-    )
+def add_output(p: argparse.ArgumentParser, default: str | None = None, content: str = "the results") -> None:
+    """Add ``--output``, a folder for ``content``, which is required without a default."""
+    text = f"folder for {content}" + (f" (default: {default})" if default else "")
+    p.add_argument("--output", default=default, required=not default, type=folder, metavar="DIR", help=text)

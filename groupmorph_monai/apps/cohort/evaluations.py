@@ -3,7 +3,6 @@
 import argparse
 import math
 import os
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from ...data import MakePhantomd, read_series, series_items
-from ...data.preprocessing.fingerprint import fingerprint
 from ...data.reading.readers import header_grids
 from ...data.writing.replacement import check_names
 from ...errors import InputError
@@ -25,7 +23,7 @@ from ..run import checked_run
 from .checks import check_apart, check_exist, check_folder_name, check_scans, folder_name
 from .clusters import check_installed
 from .folders import CohortFolder, Job
-from .study import Study, run_study, settings_hash
+from .study import Study, make_job, run_study, settings_hash
 from .summary import Results, Row
 
 __all__ = ["run_evaluation"]
@@ -64,7 +62,11 @@ def run_evaluation(args: argparse.Namespace) -> int:
     parser = parsed_config(*checked_run("evaluate", args.overlay, args.set, args.device, **overrides))
     load_weights(parser.get_parsed_content("network_def"), parser.get_parsed_content("weights"))
     settings = settings_hash(options)
-    jobs = [_job(name, item, options, cohort, settings) for name, item in _items(args, parser, cohort).items()]
+    arguments = {**options, "threads": None, "command": "measure"}
+    jobs = [
+        make_job(cohort, name, _files(item), {**arguments, "item": item}, settings, item)
+        for name, item in _items(args, parser, cohort).items()
+    ]
 
     def write_table() -> None:
         rows = [row for job in jobs if cohort.finished(job) for row in read_metrics(cohort.series(job["name"]))]
@@ -116,18 +118,6 @@ def _files(item: Item) -> list[str]:
     """List the scans of an item, or its folder; none for a phantom."""
     image = item.get("image", [])
     return [image] if isinstance(image, str) else image
-
-
-def _job(name: str, item: Item, options: Mapping[str, Any], cohort: CohortFolder, settings: str) -> Job:
-    return {
-        "name": name,
-        "files": _files(item),
-        "output": str(cohort.root),
-        "arguments": {**options, "threads": None, "command": "measure", "item": item},
-        "cwd": os.getcwd(),
-        "inputs": fingerprint(item),
-        "settings": settings,
-    }
 
 
 def _memory_gb(parser: ConfigParser, job: Job) -> float:

@@ -2,12 +2,10 @@
 
 import argparse
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...data.preprocessing.fingerprint import fingerprint
 from ...workflow.parsed_config import parsed_config
 from ..arguments import make_parser
 from ..registration_options import registration
@@ -15,7 +13,7 @@ from ..run import checked_run
 from .clusters import check_installed
 from .folders import CohortFolder, Job
 from .manifest import ManifestRow, read_manifest
-from .study import Study, run_study, settings_hash
+from .study import Study, make_job, run_study, settings_hash
 from .summary import Results, Row
 
 __all__ = ["REGISTRATIONS", "register_options", "registration_job", "run_cohort"]
@@ -42,16 +40,9 @@ def run_cohort(args: argparse.Namespace) -> int:
 
 
 def registration_job(series: ManifestRow, options: Mapping[str, Any], cohort: CohortFolder, settings: str) -> Job:
-    """Describe the registration of one series, with hashes of all that its result depends on."""
-    return {
-        "name": series.name,
-        "files": series.files,
-        "output": str(cohort.root),
-        "arguments": {**options, **series.options, "command": "register", "files": series.files},
-        "cwd": os.getcwd(),
-        "inputs": fingerprint(series.files, series.options),
-        "settings": settings,
-    }
+    """Describe the registration of one series."""
+    arguments = {**options, **series.options, "command": "register", "files": series.files}
+    return make_job(cohort, series.name, series.files, arguments, settings, series.files, series.options)
 
 
 def register_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from .folders import LOG, CohortFolder, Job, Status
 from .summary import SUMMARY, Results, summarise
 from .worker import send_to_server
 
-__all__ = ["Study", "run_study", "settings_hash"]
+__all__ = ["Study", "make_job", "run_study", "settings_hash"]
 
 logger = logging.getLogger(__name__)
 _ATTEMPTS = 2  # maximum number of attempts per series
@@ -56,6 +56,21 @@ class Study:
     results: Results
     memory_gb: Callable[[Job], float]
     finish: Callable[[], None] = lambda: None
+
+
+def make_job(
+    cohort: CohortFolder, name: str, files: list[str], arguments: dict[str, Any], settings: str, *inputs: object
+) -> Job:
+    """Describe the processing of one series, with hashes of all that its result depends on."""
+    return {
+        "name": name,
+        "files": files,
+        "output": str(cohort.root),
+        "arguments": arguments,
+        "cwd": os.getcwd(),
+        "inputs": fingerprint(*inputs),
+        "settings": settings,
+    }
 
 
 def run_study(args: argparse.Namespace, study: Study) -> int:

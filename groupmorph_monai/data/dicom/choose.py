@@ -159,11 +159,7 @@ def _gated(group: Sequence[Stack]) -> Sequence[Stack]:
     gated = [stack for stack in group if None not in stack.phases]
     if len(gated) == len(group) or not 1 < _count(gated) == len(set().union(*(stack.phases for stack in gated))):
         return group
-    logger.warning(
-        "Not aligned, as they have no phase of the cycle, unlike others: %s",
-        _list([stack for stack in group if stack not in gated]),
-    )
-    return gated
+    return _kept(gated, group, "they have no phase of the cycle, unlike others")
 
 
 def _without_computed(group: Sequence[Stack]) -> Sequence[Stack]:
@@ -171,11 +167,13 @@ def _without_computed(group: Sequence[Stack]) -> Sequence[Stack]:
     scans = [stack for stack in group if not stack.is_named_as_computed(group)]
     if len(scans) == len(group) or _count(scans) < 2:
         return group
-    logger.warning(
-        "Not aligned, as computed from other series by their descriptions: %s",
-        _list([stack for stack in group if stack not in scans]),
-    )
-    return scans
+    return _kept(scans, group, "computed from other series by their descriptions")
+
+
+def _kept(kept: Sequence[Stack], group: Sequence[Stack], reason: str) -> Sequence[Stack]:
+    """Return ``kept``, and warn of the rest of a group, which is left out for a ``reason``."""
+    logger.warning("Not aligned, as %s: %s", reason, _list([stack for stack in group if stack not in kept]))
+    return kept
 
 
 def _count(group: Sequence[Stack]) -> int:

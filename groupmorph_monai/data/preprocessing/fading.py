@@ -163,14 +163,10 @@ def _profile(samples: _Samples, slices: np.ndarray, number: int) -> tuple[np.nda
         slices: slice of each sample, ``(K, N)``.
         number: number of slices.
     """
-    count, total, tissue_count = (
-        np.bincount(slices[mask].round().astype(int), weights, number)
-        for mask, weights in (
-            (samples.measured, None),
-            (samples.measured, samples.values[samples.measured]),
-            (samples.tissue, None),
-        )
-    )
+    index, measured = slices.round().astype(int), samples.measured
+    count = np.bincount(index[measured], minlength=number)
+    total = np.bincount(index[measured], samples.values[measured], number)
+    tissue_count = np.bincount(index[samples.tissue], minlength=number)
     has_tissue = tissue_count > _LEAST_SAMPLES * np.median(tissue_count)
     return total / np.maximum(count, 1), np.flatnonzero(count), has_tissue
 

@@ -2,18 +2,29 @@
 
 import json
 import logging
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from ...errors import InputError
+from ..contrast.kinetics import ToftsFit
+from ..reading.names import is_bids_name
 from ..reading.signature import read_text
 from .output_folder import check_contains_no_input
-from .products import ALWAYS_WRITTEN, REPORTS, is_numbered, is_output
+from .products import ALWAYS_WRITTEN, REPORTS, Products
 from .replacement import REPORT, check_names, check_ownership, journals
 
 __all__ = ["check_result_folder", "earlier_result", "listed_result"]
 
 logger = logging.getLogger(__name__)
+_ALL = Products(itk_transforms=True, sequence=True, dicom=True, kinetics=ToftsFit(), jacobian=True).names(std=True)
+
+
+def _pattern(names: Iterable[str]) -> re.Pattern[str]:
+    return re.compile("|".join(re.escape(name).replace(r"\{\}", r"\d+") for name in names))
+
+
+_OUTPUT, _NUMBERED = _pattern(_ALL), _pattern(name for name in _ALL if "{}" in name)
 
 
 def listed_result(output_dir: Path) -> set[str]:
@@ -24,7 +35,11 @@ def listed_result(output_dir: Path) -> set[str]:
         listed = {name for folder in (output_dir, *journals(output_dir)) for name in _listed(folder)}
     except OSError:
         return set()
-    return {name for name in listed & names if is_output(name)}
+    return {name for name in listed & names if _is_output(name)}
+
+
+def _is_output(name: str) -> bool:
+    return _OUTPUT.fullmatch(name) is not None or is_bids_name(name)
 
 
 def _listed(folder: Path) -> list[str]:
@@ -49,7 +64,7 @@ def check_result_folder(output_dir: Path, inputs: Iterable[str | Path]) -> None:
     check_contains_no_input(output_dir, inputs, results)
     if output_dir.is_dir():
         check_ownership(output_dir, results)
-        names = {path.name for path in output_dir.iterdir() if is_output(path.name) or path.name in REPORTS} - results
+        names = {path.name for path in output_dir.iterdir() if _is_output(path.name) or path.name in REPORTS} - results
         check_names(output_dir, names)
         if foreign := sorted(names.intersection(ALWAYS_WRITTEN)):
             raise InputError(
@@ -62,7 +77,7 @@ def earlier_result(output_dir: Path) -> set[str]:
     """List the files of the earlier result, to be replaced. Other files that look like outputs are kept with a warning,
     as only the user may decide to delete them."""
     results = listed_result(output_dir)
-    unlisted = sorted(p.name for p in output_dir.iterdir() if is_numbered(p.name) and p.name not in results)
+    unlisted = sorted(p.name for p in output_dir.iterdir() if _NUMBERED.fullmatch(p.name) and p.name not in results)
     if unlisted:
         logger.warning("%s also has %d files of an earlier run, such as %s", output_dir, len(unlisted), unlisted[0])
     return results

@@ -1,28 +1,17 @@
 """Outputs of a registration, and the names of their files."""
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import InputError
 from ..contrast.kinetics import KINETIC_MAPS, ToftsFit
 from ..reading.folders import dicom_reader
-from ..reading.names import is_bids_name
 from ..reading.regions import check_regions
 from ..series import Series
 from .replacement import REPORT
 
-__all__ = [
-    "ALWAYS_WRITTEN",
-    "DICOM_FOLDER",
-    "REPORTS",
-    "SEQUENCE",
-    "TRANSFORM_SEQUENCE",
-    "Products",
-    "is_numbered",
-    "is_output",
-]
+__all__ = ["ALWAYS_WRITTEN", "DICOM_FOLDER", "REPORTS", "SEQUENCE", "TRANSFORM_SEQUENCE", "Products"]
 
 DICOM_FOLDER, SEQUENCE, TRANSFORM_SEQUENCE = "dicom", "warped.seq.nrrd", "transforms.seq.nrrd"
 REPORTS = (REPORT, "report.png", "report.html")
@@ -95,23 +84,3 @@ class Products:
             **{f"{name}.nii.gz": self.kinetics is not None for name in KINETIC_MAPS},
         }
         return [*ALWAYS_WRITTEN, *(name for name, kept in kinds.items() if kept)]
-
-
-_ALL = Products(itk_transforms=True, sequence=True, dicom=True, kinetics=ToftsFit(), jacobian=True).names(std=True)
-
-
-def _pattern(names: Iterable[str]) -> re.Pattern[str]:
-    return re.compile("|".join(re.escape(name).replace(r"\{\}", r"\d+") for name in names))
-
-
-_OUTPUT, _NUMBERED = _pattern(_ALL), _pattern(name for name in _ALL if "{}" in name)
-
-
-def is_numbered(name: str) -> bool:
-    """Check whether a file is an output for one timepoint by its name, such as ``ddf_03.nii.gz``."""
-    return _NUMBERED.fullmatch(name) is not None
-
-
-def is_output(name: str) -> bool:
-    """Check whether a file is an output of a registration by its name; reports do not count."""
-    return _OUTPUT.fullmatch(name) is not None or is_bids_name(name)

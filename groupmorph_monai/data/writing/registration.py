@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -118,40 +118,35 @@ class _Writer:
         return [transform.inverse for transform in self.transforms]
 
     def write(self, std_mm: Sequence[Frame] | None) -> Written:
-        shape = (len(self.transforms), *self.grid.shape)
+        frames, shape = self.series.frames, (len(self.transforms), *self.grid.shape)
         volumes = {name: self.storage.empty_array(shape, dtype) for name, dtype in VOLUMES.items()}
         if self.products.jacobian:
             determinants = self.storage.empty_array(shape, np.float32)
             self.maps.update((f"jacobian_{k:02d}", part) for k, part in enumerate(determinants))
 
         def write_timepoint(k: int) -> None:
-            self._resample(k, volumes)
+            volumes["warped"][k], volumes["warped_covered"][k] = resample(frames[k], self.grid, self.transforms[k])
+            volumes["native"][k], volumes["native_covered"][k] = resample(frames[k], self.grid)
             if self.products.jacobian:
                 determinants[k] = self.transforms[k].jacobian_determinant(self.grid).numpy()
             if std_mm is not None:
-                self.maps[f"std_mm_{k:02d}"] = self._std_map(std_mm[k], f"std_mm_{k:02d}.nii.gz")
+                name = f"std_mm_{k:02d}"
+                self.maps[name], _ = resample(std_mm[k], self.grid)
+                check_finite(self.maps[name], f"{name}.nii.gz", "standard deviations", CHECK_SETTINGS)
             self._write_fields(k)
             self.storage.release()
 
-        _in_threads(write_timepoint, range(len(self.transforms)))
+        _in_threads(write_timepoint, range(len(frames)))
         covered = self._everywhere(volumes["warped_covered"]) & self._everywhere(volumes["native_covered"])
-        kinetics = self._fit_kinetics(volumes, covered)
+        fit, images = self.products.kinetics, (volumes["native"], volumes["warped"])
+        kinetics = None
+        if fit is not None:
+            kinetics = fit.fit_series(self.series, self.home, *images, covered, self.transforms[self.home])
         self.maps.update(kinetic_maps(kinetics))
         _in_threads(self._write_map, self.maps)
-        aligned = self._write_series(volumes["warped"], volumes["warped_covered"])
-        self._write_products(aligned)
+        self._write_products(self._write_series(volumes["warped"], volumes["warped_covered"]))
         files = sorted(file.name for file in self.folder.iterdir())
         return cast(Written, {**volumes, "covered": covered, "kinetics": kinetics, "files": files})
-
-    def _resample(self, k: int, volumes: Mapping[VolumeName, np.ndarray]) -> None:
-        frame = self.series.frames[k]
-        volumes["warped"][k], volumes["warped_covered"][k] = resample(frame, self.grid, self.transforms[k])
-        volumes["native"][k], volumes["native_covered"][k] = resample(frame, self.grid)
-
-    def _std_map(self, std_mm: Frame, name: str) -> np.ndarray:
-        values, _ = resample(std_mm, self.grid)
-        check_finite(values, name, "standard deviations", CHECK_SETTINGS)
-        return values
 
     def _write_fields(self, k: int) -> None:
         """Write the field of timepoint k on the home grid and its inverse on the grid of timepoint k."""
@@ -173,13 +168,6 @@ class _Writer:
         for chunk in self.storage.chunks(len(covered)):
             everywhere &= covered[chunk].all(axis=0)
         return everywhere
-
-    def _fit_kinetics(self, volumes: Mapping[VolumeName, np.ndarray], covered: np.ndarray) -> Fits | None:
-        fit = self.products.kinetics
-        if fit is None:
-            return None
-        images = volumes["native"], volumes["warped"]
-        return fit.fit_series(self.series, self.home, *images, covered, self.transforms[self.home])
 
     def _write_map(self, name: str) -> None:
         save_nifti(nifti_image(self.maps[name], self.series.frames[self.home].affine), self.folder / f"{name}.nii.gz")
