@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from ..data.phantoms.phantom import follow, make_phantom, random_motion
 from ..data.preprocessing.transforms import LoadSeriesd
 from ..data.reading.readers import read_series
+from ..errors import InputError
 from ..space.grid import transform_points
 from ..space.warping import voxel_grid
 
@@ -41,6 +42,9 @@ def warped_cases(
     Landmarks are 2000 voxels inside ``mask``, a file on the grid of the first timepoint, or else in the bright region,
     where the smoothed first timepoint is above its mean. Volumes are cropped to the bright region with a margin of 8
     voxels.
+
+    Raises:
+        InputError: If no voxel is farther from the volume's borders than the largest displacement.
     """
     item = LoadSeriesd(spacing_mm=spacing_mm)({"image": read_series(series), "mask": mask})
     volumes = item["image"].numpy()
@@ -50,15 +54,20 @@ def warped_cases(
     evaluated = bright if mask is None else item["mask"][0].numpy() > 0
     volumes, evaluated = volumes[(slice(None), *box)], evaluated[box]
     size, cases = evaluated.shape, []
+    candidates, margin = torch.from_numpy(np.argwhere(evaluated)).float(), max_motion_voxels + 2
+    candidates = candidates[((candidates > margin) & (candidates < torch.tensor(size) - 1 - margin)).all(dim=1)]
+    if len(candidates) == 0:
+        raise InputError(
+            f"--series: expected bright voxels (or voxels of --mask) more than {margin:g} voxels from each border, as "
+            f"scans are warped by up to {max_motion_voxels:g}, got none in {size} voxels; use scans with more slices, "
+            "or a smaller --spacing-mm"
+        )
     for seed in seeds:
         rng = torch.Generator().manual_seed(seed)
         fields = [random_motion(rng, size, max_motion_voxels) for _ in volumes]
         coordinates = [(voxel_grid(size, u) + u).numpy() for u in fields]
         warped = [map_coordinates(v, c, order=3, mode="nearest") for v, c in zip(volumes, coordinates)]
-        candidates = torch.from_numpy(np.argwhere(evaluated)).float()
-        margin = max_motion_voxels + 2
-        inner = ((candidates > margin) & (candidates < torch.tensor(size) - 1 - margin)).all(dim=1)
-        points = candidates[inner][torch.randperm(int(inner.sum()), generator=rng)[:2000]]
+        points = candidates[torch.randperm(len(candidates), generator=rng)[:2000]]
         cases.append(
             {
                 "name": f"warped {seed}",

@@ -7,6 +7,7 @@ from groupmorph_monai.apps.suites.methods import bundle_method
 from groupmorph_monai.benchmarks.cases import warped_cases
 from groupmorph_monai.benchmarks.compare import compare
 from groupmorph_monai.data import make_phantom
+from groupmorph_monai.errors import InputError
 
 SIZE = (44, 40, 36)
 
@@ -42,3 +43,10 @@ def test_errors_of_warped_scans_count_inside_the_mask(aligned, tmp_path):
     assert case["landmarks"].shape[1] == inside.sum()
     spread = case["landmarks"][0].amax(dim=0) - case["landmarks"][0].amin(dim=0)
     assert (spread < torch.tensor([10.0, 8, 6]) + 3).all()
+
+
+def test_scans_too_thin_to_be_warped_are_refused_in_one_line(aligned, tmp_path):
+    thin = str(tmp_path / "thin.nii.gz")
+    nibabel.save(nibabel.load(aligned[0]).slicer[:, :, :14], thin)
+    with pytest.raises(InputError, match=r"--series: expected bright voxels.*more than 7 voxels.*14\) voxels; use"):
+        warped_cases([thin, thin], [4])
