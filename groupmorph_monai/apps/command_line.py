@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import errno
+import getpass
 import io
 import os
 import sys
@@ -46,6 +47,7 @@ def run_command(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # paths may contain bytes that are not text
     os.environ["MPLBACKEND"] = "agg"  # figures are only written, and Jupyter passes its own backend on
+    _complete_environment()
     log = keep_log(args.quiet, args.verbose)
     try:
         limit_threads(args.threads)
@@ -68,6 +70,16 @@ def run_command(args: argparse.Namespace, arguments: Sequence[str]) -> int:
         _print_error(f"groupmorph: {input_error}")
         return 2
     return code
+
+
+def _complete_environment() -> None:
+    """Set USER and HOME, which libraries need, if the system knows neither, as in a container run as any user."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # OSError from Python 3.13 on
+        os.environ["USER"] = str(os.getuid())
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = "/"  # as container runtimes do
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -1,3 +1,4 @@
+import getpass
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ from groupmorph_monai import __version__
 from groupmorph_monai.apps import commands, run
 from groupmorph_monai.apps.arguments import make_parser
 from groupmorph_monai.apps.command_line import main
+from groupmorph_monai.apps.faults import keep_log, print_waiting_log
 from groupmorph_monai.data.reading import readers
 
 
@@ -59,6 +61,23 @@ def test_the_modules_of_itk_are_loaded_at_first_use():
     code = "import sys, groupmorph_monai.apps.commands; print([m for m in sys.modules if 'ImagePython' in m])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_user_whom_the_system_does_not_know_has_a_name_and_a_home(monkeypatch):
+    """As in a container that runs as any user: importing MONAI needs both."""
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "HOME"):
+        monkeypatch.setenv(name, "")  # restored at the end
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)
+    assert main(["overlays"]) == 0
+    assert getpass.getuser() == str(2**31 - 7) and Path.home() == Path("/")
+
+
+def test_a_matplotlib_without_a_folder_for_its_cache_is_silent(capsys):
+    log = keep_log()
+    logging.getLogger("matplotlib").warning("created a temporary cache directory")
+    print_waiting_log()
+    assert "temporary cache" in log[-1] and not capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import reprlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from itertools import cycle, islice
 from pathlib import Path
@@ -25,7 +25,7 @@ _FILES_4D = (".nii", ".nii.gz")
 SPLITS = ("training", "validation")
 _FILES = ("image", "landmarks", "labels")
 _KEYS = ("name", *_FILES)
-_LIKELY_MISSPELT = 0.75  # similarity of names, 0 to 1; "filename" is less similar to "name"
+_LIKELY_MISSPELT = 0.75  # similarity of names, 0 to 1; "test" is less similar to "training"
 
 
 def phantom_items(kind: str, seeds: Sequence[int], **options: object) -> list[Item]:
@@ -163,7 +163,7 @@ def _read_list(listed: Path) -> dict[str, list[Item]]:
     if not isinstance(content, dict) or not any(name in content for name in SPLITS):
         got = f"the keys {', '.join(content) or 'none'}" if isinstance(content, dict) else reprlib.repr(content)
         raise InputError(f"{listed}: expected {wanted}, got {got}; correct the file")
-    _check_keys(content, SPLITS, listed)
+    _check_splits(content, listed)
     lists = {name: content.get(name, []) for name in SPLITS}
     for name, entries in lists.items():
         if not isinstance(entries, list):
@@ -177,6 +177,7 @@ def _read_list(listed: Path) -> dict[str, list[Item]]:
     items = {name: [_resolve(entry, listed) for entry in entries] for name, entries in lists.items()}
     for entries in items.values():
         _check_repeats(entries, listed)
+    _check_names([item for entries in items.values() for item in entries], listed)
     shared = [item["name"] for item in items[SPLITS[0]] if item["image"] in [i["image"] for i in items[SPLITS[1]]]]
     if shared:
         logger.warning("%s: %s listed for training and validation, so validation is biased", listed, ", ".join(shared))
@@ -230,17 +231,38 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _check_keys(content: Mapping[str, object], valid: Iterable[str], listed: Path) -> None:
-    """Refuse an unknown key that is probably a misspelling of a valid one, whose content would be ignored."""
-    missing = [key for key in valid if key not in content]
-    for key in content:
-        if key not in valid and (near := get_close_matches(key.strip().lower(), missing, 1, _LIKELY_MISSPELT)):
-            raise InputError(f"{listed}: expected the keys {', '.join(valid)}, got {key!r}; did you mean {near[0]}?")
+def _check_names(items: Sequence[Item], listed: Path) -> None:
+    """Refuse two series of one name, which a table of results could not tell apart."""
+    names: dict[str, tuple[tuple[str, ...], ...]] = {}
+    for item in items:
+        files = _files(item)
+        if names.setdefault(item["name"], files) != files:
+            raise InputError(
+                f"{listed}: expected series of different names, got two of the name {item['name']!r}; give each a "
+                '"name" of its own'
+            )
+
+
+def _check_splits(content: Mapping[str, object], listed: Path) -> None:
+    """Refuse a list under a name that is probably a misspelling of a valid one, whose series would be ignored."""
+    for key, value in content.items():
+        near = get_close_matches(key.strip().lower(), SPLITS, 1, _LIKELY_MISSPELT)
+        if key not in SPLITS and isinstance(value, list) and near:
+            raise InputError(f"{listed}: expected the keys {', '.join(SPLITS)}, got {key!r}; did you mean {near[0]}?")
+
+
+def _check_keys(entry: Item, listed: Path) -> None:
+    """Refuse an unknown key of an entry, such as a misspelt one, whose content would be ignored."""
+    if unknown := [key for key in entry if key not in _KEYS]:
+        shown = reprlib.repr(entry.get("name") or entry["image"])
+        near = get_close_matches(unknown[0].strip().lower(), _KEYS, 1, _LIKELY_MISSPELT)
+        cure = f"did you mean {near[0]}?" if near else "remove it"
+        raise InputError(f"{listed}: {shown}: expected the keys {', '.join(_KEYS)}, got {unknown[0]!r}; {cure}")
 
 
 def _resolve(entry: Item, listed: Path) -> Item:
     """Check one entry and resolve its paths relative to the folder of the data list."""
-    _check_keys(entry, _KEYS, listed)
+    _check_keys(entry, listed)
     name = entry.get("name", "")
     if not isinstance(name, str) or (not name and "name" in entry):
         raise InputError(f'{listed}: expected text for "name", got {name!r:.60}; correct or omit it')
@@ -257,8 +279,5 @@ def _resolve(entry: Item, listed: Path) -> Item:
             raise InputError(f'{listed}: expected paths for "{key}", got {broken[0]!a:.60}; correct the file')
         resolved = [str(listed.parent / path) for path in paths]
         item[key] = resolved if isinstance(value, list) else resolved[0]
-    unknown = sorted(set(entry) - set(_KEYS))
-    if unknown:
-        logger.warning("%s: ignoring %s; the valid keys are %s", listed, ", ".join(unknown), ", ".join(_KEYS))
     image = entry["image"]
     return {"name": image[0] if isinstance(image, list) else image, **item}
