@@ -26,6 +26,10 @@ _CONFIG_ERRORS = {
 _UNUSABLE = {errno.EACCES, errno.EDQUOT, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR,
              errno.EPERM, errno.EROFS}  # fmt: skip
 
+# Errors of a broken disk, or of a network drive that does not answer. Windows lacks some.
+_UNREACHABLE = {
+    getattr(errno, name, None) for name in ("EIO", "EREMOTEIO", "ESTALE", "ETIMEDOUT", "EHOSTDOWN", "ENOTCONN")
+}
 _NO_SPACE = {errno.EDQUOT, errno.EFBIG, errno.ENOSPC}
 _TOO_MANY_FILES = {errno.EMFILE, errno.ENFILE}
 
@@ -69,6 +73,11 @@ def find_input_error(error: BaseException | None) -> InputError | None:
             return InputError(f"{error.filename}: expected a file, found none; check the path")
         if isinstance(error, OSError) and not error.filename and error.errno in _NO_SPACE:
             return InputError(f"disk: could not write ({error.strerror}); free some space, or raise 'ulimit -f'")
+        if isinstance(error, OSError) and error.errno in _UNREACHABLE - {None}:
+            return InputError(
+                f"{error.filename or 'disk'}: could not read or write ({error.strerror}); check the disk or the "
+                "network drive, and repeat the command"
+            )
         if isinstance(error, OSError) and error.filename and error.errno in _UNUSABLE:
             name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
             return InputError(

@@ -21,6 +21,7 @@ __all__ = [
     "transform_file",
 ]
 
+_UNEXPANDED = re.compile("~[^/]*/|~$")
 _FILE = re.compile(r".*\.(nii|nii\.gz|mha|mhd|nrrd|nhdr|h5|csv|tsv|json|html)", re.IGNORECASE | re.DOTALL)
 
 
@@ -41,9 +42,20 @@ def path(text: str) -> str:
 
 
 def folder(text: str) -> str:
-    """Parse the path of a results folder, and refuse a file name, which would become the name of a folder."""
-    if _FILE.fullmatch(path(text)) and not os.path.isdir(text):
+    """Parse the path of a results folder, and refuse what would become an unwanted one: a file name, a URL, or a home
+    folder that the shell did not expand."""
+    if os.path.isdir(path(text)):
+        return text
+    if _FILE.fullmatch(text):
         raise argparse.ArgumentTypeError(f"expected a folder for several files, got {text!r}; choose another name")
+    if _UNEXPANDED.match(text):
+        raise argparse.ArgumentTypeError(
+            f"expected a folder, got {text!r}; omit quotes and the =, so that the shell expands ~"
+        )
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"expected a folder of this machine, got {text!r}; mount it, or copy the results"
+        )
     return text
 
 

@@ -183,6 +183,19 @@ def test_training_beside_other_files(name, words, study, refused):
     refused(["train", "--dataset", "study", "--output", "out"], f"{path}: expected", words)
 
 
+def test_mask_that_no_registration_of_a_study_uses(study, refused):
+    shutil.copy(study / "s0" / "t00.nii.gz", "mask.nii.gz")
+    rows = "name\tscans\tmask\na\tstudy/s0\t\nb\tstudy/s1\tmask.nii.gz\n"
+    Path("study.tsv").write_text(rows, encoding="utf-8")
+    command = ["cohort", "study.tsv", "--output", "out", "--shard", "1/1", "--no-refine", "--initial", "none"]
+    refused(command, "study.tsv: b: --mask: expected a refinement or an initial alignment", "nothing was registered")
+    assert not Path("out").exists()
+
+
+def test_folder_in_place_of_a_manifest(study, refused):
+    refused(["cohort", "study", "--output", "out"], "study: expected a tab-separated table, got a folder; use a file")
+
+
 @pytest.mark.parametrize("command", ["cohort study.tsv", "evaluate --dataset study"])
 def test_folder_in_place_of_a_summary(command, study, refused):
     Path("study.tsv").write_text("name\tscans\na\tstudy/s0\n", encoding="utf-8")
