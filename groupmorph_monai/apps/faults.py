@@ -91,6 +91,7 @@ def keep_log(quiet: bool = False, verbose: bool = False) -> deque[str]:
     root.setLevel(logging.INFO)
     logging.getLogger(_PACKAGE).setLevel(logging.DEBUG)
     logging.captureWarnings(True)
+    logging.raiseExceptions = False  # a message that cannot be written, as on a full disk, is lost without a traceback
     _tolerate_warnings()
     return memory.lines
 

@@ -1,4 +1,6 @@
+import errno
 import getpass
+import io
 import json
 import logging
 import os
@@ -288,6 +290,32 @@ def test_output_that_nobody_reads(tmp_path):
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "standard output" in done.stderr
     done = subprocess.run(["bash", "-c", f"{command} 1< /dev/null"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "standard output: could not write messages (Bad file desc" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "returned", "told"), [(errno.EPIPE, 3, ""), (errno.ENOSPC, 3, "standard output: could")]
+)
+def test_a_command_goes_on_without_its_output(code, returned, told, monkeypatch, capsys):
+    """As a study over a weekend does whose terminal, pager or log file is lost."""
+
+    class Lost(io.StringIO):
+        def write(self, text):
+            raise OSError(code, os.strerror(code))
+
+    finished = []
+
+    def study(args):
+        print("1 of 2", flush=True)
+        logging.StreamHandler(sys.stdout).handle(logging.makeLogRecord({"msg": "a message of MONAI"}))
+        print("2 of 2", flush=True)
+        finished.append(2)
+        return 3
+
+    monkeypatch.setitem(commands.COMMANDS, "demo", study)
+    monkeypatch.setattr(sys, "stdout", Lost())
+    assert main(["demo"]) == returned and finished == [2]
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == bool(told)
 
 
 def test_an_error_that_cannot_be_written_has_its_exit_code(tmp_path, monkeypatch):

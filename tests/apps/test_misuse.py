@@ -318,7 +318,8 @@ def test_option_twice_with_one_value_is_accepted():
 
 @pytest.mark.parametrize("name", ["~", "~/out", "~someone/out", "s3://bucket/out"])
 def test_output_folder_that_is_no_path_of_this_machine(name, series, tmp_path, refused):
-    refused(["register", *series[:2], f"--output={name}"], "--output: expected a folder", name, "; ")
+    refused(["register", *series[:2], f"--output={name}"], "--output: expected a path", name, "; ")
+    refused(["combine", "out", "--from", "0", "--to", "1", f"--output={name}/t.h5"], "--output: expected a path", name)
     (tmp_path / name).mkdir(parents=True)  # a folder that somebody has named so
     assert make_parser().parse_args(["register", "a", f"--output={name}"]).output == name
 
