@@ -23,8 +23,8 @@ _CONFIG_ERRORS = {
 }
 
 # File system errors that the user can fix by changing the path or its permissions.
-_UNUSABLE = {errno.EACCES, errno.EDQUOT, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR,
-             errno.EPERM, errno.EROFS}  # fmt: skip
+_UNUSABLE = {errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG,
+             errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}  # fmt: skip
 
 # Errors of a broken disk, or of a network drive that does not answer. Windows lacks some.
 _UNREACHABLE = {

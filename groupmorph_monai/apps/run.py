@@ -72,6 +72,7 @@ def checked_run(
         check_used(content, config, files, f"--overlay {file}: ", all_values)
     check_used(chosen, config, files, "settings: " if isinstance(settings, Mapping) else "--set ", all_values)
     check_settings(all_values)
+    _check_held_out(chosen, all_values)
     if "weights" in values:
         read_weights(values["weights"])
     if config == "train":
@@ -88,6 +89,15 @@ def checked_run(
         values["overlays"] = [*shipped, *map(str, own)]  # for the report
     values["bundle_root"] = str(bundle_root())
     return files, {name: literal(value) for name, value in values.items()}
+
+
+def _check_held_out(chosen: Mapping[str, object], values: Mapping[str, object]) -> None:
+    """Refuse a validation series where all series are measured, as `evaluate` does by default."""
+    if chosen.get("held_out") is not None and "split" in values and setting_value(values, "split") is None:
+        raise InputError(
+            f"--set held_out: expected a choice of split, got {chosen['held_out']!r} and all series; add --set "
+            "split=validation to measure this series alone"
+        )
 
 
 def _check_patches(values: Mapping[str, object]) -> None:

@@ -76,7 +76,9 @@ def test_number_of_timepoints_of_the_papers_network(series, tmp_path):
     assert "expected 6 timepoints" in str(find_input_error(raised.value))
 
 
-@pytest.mark.parametrize("code", [errno.EACCES, errno.ENAMETOOLONG, errno.ENOSPC, errno.EROFS, errno.ELOOP])
+@pytest.mark.parametrize(
+    "code", [errno.EACCES, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOSPC, errno.EROFS, errno.ELOOP]
+)
 def test_path_that_the_system_refuses(code):
     error = OSError(code, os.strerror(code), "scans/t0.nii.gz")
     expected = f"scans/t0.nii.gz: expected a path that can be used, got {error.strerror}"
