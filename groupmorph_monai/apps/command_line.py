@@ -1,8 +1,7 @@
 """The `groupmorph` command. Heavy imports are deferred until the arguments are parsed."""
 
 import argparse
-import contextlib
-import errno
+import getpass
 import io
 import os
 import sys
@@ -15,12 +14,10 @@ from .input_errors import find_input_error
 from .interruptions import exit_code, interruptible
 from .places import check_current_folder
 from .signals import STOPPED
+from .standard_output import tolerant_output
 from .threads import limit_threads
 
 __all__ = ["main", "run_command"]
-
-# Errors of a standard output that nobody reads, that is full, or that is open for reading only.
-_UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EBADF)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,28 +43,38 @@ def run_command(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # paths may contain bytes that are not text
     os.environ["MPLBACKEND"] = "agg"  # figures are only written, and Jupyter passes its own backend on
+    _complete_environment()
     log = keep_log(args.quiet, args.verbose)
     try:
         limit_threads(args.threads)
-        with open(os.devnull, "w", encoding="utf-8") if args.quiet else contextlib.nullcontext(sys.stdout) as output:
-            with contextlib.redirect_stdout(output):
-                code = _run(args)
-                sys.stdout.flush()
+        with tolerant_output(args.quiet) as output:
+            code = _run(args)
         print_waiting_log()
     except (Exception, KeyboardInterrupt) as error:
         if (stopped := exit_code(error)) is not None:
             print_waiting_log()
             _print_error(STOPPED)
             return stopped
-        if isinstance(error, OSError) and error.filename is None and error.errno in _UNWRITABLE:
-            return _lost_output(error)
         input_error = find_input_error(error)
         if input_error is None:
             report_fault(error, args.typed, log)
             return 1
         _print_error(f"groupmorph: {input_error}")
         return 2
+    if output.complaint:
+        _print_error(f"groupmorph: {output.complaint}")
+        return code or 2
     return code
+
+
+def _complete_environment() -> None:
+    """Set USER and HOME, which libraries need, if the system knows neither, as in a container run as any user."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # OSError from Python 3.13 on
+        os.environ["USER"] = str(os.getuid())
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = "/"  # as container runtimes do
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -86,18 +93,6 @@ def _run(args: argparse.Namespace) -> int:
 
     with interruptible(), thread_errors_logged():
         return COMMANDS[args.command](args) or 0
-
-
-def _lost_output(error: OSError) -> int:
-    """Exit if standard output cannot be written: silently for a closed pipe, with one line for a full disk."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python reports the error again at exit
-    if error.errno == errno.EPIPE:
-        return 0
-    _print_error(
-        f"groupmorph: standard output: could not write messages ({error.strerror}); redirect it elsewhere; the "
-        "written results are complete"
-    )
-    return 2
 
 
 def _print_error(message: str) -> None:

@@ -70,7 +70,7 @@ class _Screen(logging.StreamHandler[TextIO]):
 
     def _is_shown(self, record: logging.LogRecord) -> bool:
         ours = record.name.split(".")[0] == _PACKAGE
-        if record.name == "py.warnings":  # meant for developers
+        if record.name in ("py.warnings", "matplotlib"):  # meant for developers, or about a cache without a home folder
             return self.verbose
         return self.verbose or record.levelno >= (self.level_of_ours if ours else logging.WARNING)
 
@@ -91,6 +91,7 @@ def keep_log(quiet: bool = False, verbose: bool = False) -> deque[str]:
     root.setLevel(logging.INFO)
     logging.getLogger(_PACKAGE).setLevel(logging.DEBUG)
     logging.captureWarnings(True)
+    logging.raiseExceptions = False  # a message that cannot be written, as on a full disk, is lost without a traceback
     _tolerate_warnings()
     return memory.lines
 

@@ -23,9 +23,13 @@ _CONFIG_ERRORS = {
 }
 
 # File system errors that the user can fix by changing the path or its permissions.
-_UNUSABLE = {errno.EACCES, errno.EDQUOT, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR,
-             errno.EPERM, errno.EROFS}  # fmt: skip
+_UNUSABLE = {errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG,
+             errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}  # fmt: skip
 
+# Errors of a broken disk, or of a network drive that does not answer. Windows lacks some.
+_UNREACHABLE = {
+    getattr(errno, name, None) for name in ("EIO", "EREMOTEIO", "ESTALE", "ETIMEDOUT", "EHOSTDOWN", "ENOTCONN")
+}
 _NO_SPACE = {errno.EDQUOT, errno.EFBIG, errno.ENOSPC}
 _TOO_MANY_FILES = {errno.EMFILE, errno.ENFILE}
 
@@ -85,6 +89,11 @@ def _explain_files(error: BaseException) -> str:
         return f"{error.filename}: expected a file, found none; check the path"
     if not error.filename and error.errno in _NO_SPACE:
         return f"disk: could not write ({error.strerror}); free some space, or raise 'ulimit -f'"
+    if error.errno in _UNREACHABLE - {None}:
+        return (
+            f"{error.filename or 'disk'}: could not read or write ({error.strerror}); check the disk or the network "
+            "drive, and repeat the command"
+        )
     if error.filename and error.errno in _UNUSABLE:
         name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
         return (

@@ -21,6 +21,7 @@ __all__ = [
     "transform_file",
 ]
 
+_UNEXPANDED = re.compile("~[^/]*/|~$")
 _FILE = re.compile(r".*\.(nii|nii\.gz|mha|mhd|nrrd|nhdr|h5|csv|tsv|json|html)", re.IGNORECASE | re.DOTALL)
 
 
@@ -42,8 +43,23 @@ def path(text: str) -> str:
 
 def folder(text: str) -> str:
     """Parse the path of a results folder, and refuse a file name, which would become the name of a folder."""
-    if _FILE.fullmatch(path(text)) and not os.path.isdir(text):
+    if os.path.isdir(path(text)):
+        return text
+    if _FILE.fullmatch(text):
         raise argparse.ArgumentTypeError(f"expected a folder for several files, got {text!r}; choose another name")
+    return _local(text)
+
+
+def _local(text: str) -> str:
+    """Refuse a URL and a home folder that the shell did not expand, which would become names of folders."""
+    if _UNEXPANDED.match(text):
+        raise argparse.ArgumentTypeError(
+            f"expected a path, got {text!r}; omit quotes and the =, so that the shell expands ~"
+        )
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"expected a path on this machine, got {text!r}; mount the folder, or copy the results"
+        )
     return text
 
 
@@ -51,7 +67,7 @@ def transform_file(text: str) -> str:
     """Parse the path of a displacement field or an ITK transform."""
     if not re.fullmatch(r".*[^/]\.(nii|nii\.gz|h5)", path(text), re.DOTALL):
         raise argparse.ArgumentTypeError(f"expected a name that ends in .nii.gz, .nii or .h5, got {text!r}; rename it")
-    return text
+    return text if os.path.isdir(os.path.dirname(text)) else _local(text)
 
 
 def pattern(text: str) -> str:

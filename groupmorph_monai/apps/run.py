@@ -68,6 +68,7 @@ def checked_run(
         check_used(content, config, files, f"--overlay {file}: ", all_values)
     check_used(chosen, config, files, "settings: " if isinstance(settings, Mapping) else "--set ", all_values)
     check_settings(all_values)
+    _check_held_out(chosen, all_values)
     _check_inputs(config, values, all_values)
     if device is not None:
         values["device"] = checked_device(device)
@@ -94,6 +95,15 @@ def _check_inputs(config: str, values: Mapping[str, Any], all_values: Mapping[st
     names = ("timepoints_least", "series_description", "reference", "surface_structure")
     least, pattern, reference, structure = (setting_value(all_values, name) for name in names)
     check_dataset(values["dataset_dir"], least or 2, pattern, reference, "loss#surfaces" in all_values, structure)
+
+
+def _check_held_out(chosen: Mapping[str, object], values: Mapping[str, object]) -> None:
+    """Refuse a validation series where all series are measured, as `evaluate` does by default."""
+    if chosen.get("held_out") is not None and "split" in values and setting_value(values, "split") is None:
+        raise InputError(
+            f"--set held_out: expected a choice of split, got {chosen['held_out']!r} and all series; add --set "
+            "split=validation to measure this series alone"
+        )
 
 
 def _check_patches(values: Mapping[str, object]) -> None:

@@ -18,7 +18,7 @@ from ..data.writing.replacement import check_names
 from ..errors import InputError
 from .report import format_table, to_json, versions, write_json
 
-__all__ = ["METRICS", "MetricsTable", "read_metrics", "write_metrics"]
+__all__ = ["MetricsTable", "check_place_of_table", "read_metrics", "remove_table", "write_metrics"]
 
 logger = logging.getLogger(__name__)
 METRICS = ("metrics.csv", "metrics.json")  # files of a table
@@ -56,7 +56,7 @@ class MetricsTable:
     def __init__(self, output_dir: str, settings: Sequence[object] = ()):
         if idist.get_rank() == 0:
             claim(output_dir)
-            check_names(Path(output_dir), METRICS)
+            check_place_of_table(Path(output_dir))
         self.output_dir, self.settings = Path(output_dir), list(settings)
         self.items: list[Mapping[str, Any]] = []
 
@@ -139,6 +139,37 @@ def write_metrics(output_dir: str | Path, series: Sequence[Mapping[str, Any]]) -
         write_json({"series": series, "mean": means, "versions": versions()}, folder / "metrics.json")
     print(format_table(rows, [name for name in columns if name in SHOWN]))
     print(f"All metrics: {Path(output_dir) / 'metrics.csv'}")
+
+
+def check_place_of_table(output_dir: Path) -> None:
+    """Check that a table replaces only the files of an earlier one.
+
+    Raises:
+        InputError: If another file or folder in ``output_dir`` has the name of one of its files.
+    """
+    check_names(output_dir, METRICS)
+    if (measured := output_dir / MEASURED).is_file():
+        raise InputError(f"{measured}: expected a folder or none, got a file; choose another output folder")
+    files = [output_dir / name for name in METRICS if (output_dir / name).exists()]
+    if files and not _is_table(output_dir):
+        raise InputError(
+            f"{files[0]}: expected no file that an evaluation would replace, got one that none wrote; move it, or "
+            "choose another output folder"
+        )
+
+
+def _is_table(output_dir: Path) -> bool:
+    """Check whether the folder has the files of an earlier table, which are written together."""
+    try:
+        return all("series" in row for row in read_metrics(output_dir))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
+
+
+def remove_table(output_dir: str | Path) -> None:
+    """Remove the files of a table."""
+    for name in METRICS:
+        Path(output_dir, name).unlink(missing_ok=True)
 
 
 def read_metrics(output_dir: str | Path) -> list[dict[str, Any]]:

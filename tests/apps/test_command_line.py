@@ -1,3 +1,6 @@
+import errno
+import getpass
+import io
 import json
 import logging
 import os
@@ -14,6 +17,7 @@ from groupmorph_monai import __version__
 from groupmorph_monai.apps import commands, run
 from groupmorph_monai.apps.arguments import make_parser
 from groupmorph_monai.apps.command_line import main
+from groupmorph_monai.apps.faults import keep_log, print_waiting_log
 from groupmorph_monai.data.reading import readers
 
 
@@ -59,6 +63,23 @@ def test_the_modules_of_itk_are_loaded_at_first_use():
     code = "import sys, groupmorph_monai.apps.commands; print([m for m in sys.modules if 'ImagePython' in m])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_user_whom_the_system_does_not_know_has_a_name_and_a_home(monkeypatch):
+    """As in a container that runs as any user: importing MONAI needs both."""
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "HOME"):
+        monkeypatch.setenv(name, "")  # restored at the end
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)
+    assert main(["overlays"]) == 0
+    assert getpass.getuser() == str(2**31 - 7) and Path.home() == Path("/")
+
+
+def test_a_matplotlib_without_a_folder_for_its_cache_is_silent(capsys):
+    log = keep_log()
+    logging.getLogger("matplotlib").warning("created a temporary cache directory")
+    print_waiting_log()
+    assert "temporary cache" in log[-1] and not capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -269,6 +290,32 @@ def test_output_that_nobody_reads(tmp_path):
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "standard output" in done.stderr
     done = subprocess.run(["bash", "-c", f"{command} 1< /dev/null"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "standard output: could not write messages (Bad file desc" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "returned", "told"), [(errno.EPIPE, 3, ""), (errno.ENOSPC, 3, "standard output: could")]
+)
+def test_a_command_goes_on_without_its_output(code, returned, told, monkeypatch, capsys):
+    """As a study over a weekend does whose terminal, pager or log file is lost."""
+
+    class Lost(io.StringIO):
+        def write(self, text):
+            raise OSError(code, os.strerror(code))
+
+    finished = []
+
+    def study(args):
+        print("1 of 2", flush=True)
+        logging.StreamHandler(sys.stdout).handle(logging.makeLogRecord({"msg": "a message of MONAI"}))
+        print("2 of 2", flush=True)
+        finished.append(2)
+        return 3
+
+    monkeypatch.setitem(commands.COMMANDS, "demo", study)
+    monkeypatch.setattr(sys, "stdout", Lost())
+    assert main(["demo"]) == returned and finished == [2]
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == bool(told)
 
 
 def test_an_error_that_cannot_be_written_has_its_exit_code(tmp_path, monkeypatch):

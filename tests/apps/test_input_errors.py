@@ -76,12 +76,25 @@ def test_number_of_timepoints_of_the_papers_network(series, tmp_path):
     assert "expected 6 timepoints" in str(find_input_error(raised.value))
 
 
-@pytest.mark.parametrize("code", [errno.EACCES, errno.ENAMETOOLONG, errno.ENOSPC, errno.EROFS, errno.ELOOP])
+@pytest.mark.parametrize(
+    "code", [errno.EACCES, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOSPC, errno.EROFS, errno.ELOOP]
+)
 def test_path_that_the_system_refuses(code):
     error = OSError(code, os.strerror(code), "scans/t0.nii.gz")
     expected = f"scans/t0.nii.gz: expected a path that can be used, got {error.strerror}"
     assert str(find_input_error(error)).startswith(expected)
-    assert find_input_error(OSError(errno.EIO, "input/output error", "scans/t0.nii.gz")) is None
+    assert find_input_error(OSError(errno.EINVAL, "invalid argument", "scans/t0.nii.gz")) is None
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
+def test_a_disk_that_does_not_answer(code):
+    for names, place in ((("scans/t0.nii.gz",), "scans/t0.nii.gz"), ((), "disk")):
+        message = str(find_input_error(OSError(code, os.strerror(code), *names)))
+        assert message.startswith(f"{place}: could not read or write ({os.strerror(code)}); check the disk")
+
+
+def test_a_file_whose_disk_fails_is_named(series, refused):
+    refused(["register", series[0], "/proc/self/mem", "--output", "out"], "/proc/self/mem: could not read")
 
 
 def test_limits_of_the_system():
@@ -126,6 +139,6 @@ def test_a_name_does_not_change_the_terminal(name, shown):
 
 
 def test_a_circle_of_causes():
-    broken, again = OSError(errno.EIO, os.strerror(errno.EIO)), ValueError("again")
+    broken, again = OSError(errno.EINVAL, os.strerror(errno.EINVAL)), ValueError("again")
     broken.__cause__, again.__cause__ = again, broken
     assert chain_of_causes(broken) == [broken, again] and find_input_error(broken) is None

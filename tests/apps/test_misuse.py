@@ -316,6 +316,14 @@ def test_option_twice_with_one_value_is_accepted():
     assert make_parser().parse_args(["register", "a", "--std", "2", "--std", "2"]).std == 2
 
 
+@pytest.mark.parametrize("name", ["~", "~/out", "~someone/out", "s3://bucket/out"])
+def test_output_folder_that_is_no_path_of_this_machine(name, series, tmp_path, refused):
+    refused(["register", *series[:2], f"--output={name}"], "--output: expected a path", name, "; ")
+    refused(["combine", "out", "--from", "0", "--to", "1", f"--output={name}/t.h5"], "--output: expected a path", name)
+    (tmp_path / name).mkdir(parents=True)  # a folder that somebody has named so
+    assert make_parser().parse_args(["register", "a", f"--output={name}"]).output == name
+
+
 @pytest.mark.parametrize("name", ["x" * 300, "f", "f/out", "a/" + "x" * 300])
 def test_output_folder_that_cannot_be_made(name, series, tmp_path, refused):
     (tmp_path / "f").write_text("", encoding="utf-8")

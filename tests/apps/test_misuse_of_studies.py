@@ -14,6 +14,7 @@ from image_files import write_nifti
 from json_files import write_json
 
 from groupmorph_monai.apps.command_line import main
+from groupmorph_monai.apps.run import checked_run
 
 
 @pytest.fixture
@@ -181,6 +182,43 @@ def test_training_beside_other_files(name, words, study, refused):
     path.parent.mkdir()
     path.mkdir() if words == "got a folder" else path.touch()
     refused(["train", "--dataset", "study", "--output", "out"], f"{path}: expected", words)
+
+
+@pytest.mark.parametrize("command", ["evaluate --dataset study", "evaluate --dataset study --shard 1/1"])
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("metrics.csv", "mine", "expected no file that an evaluation would replace"),
+        ("metrics.json", '{"series": ["mine"]}', "expected no file that an evaluation would replace"),
+        (".measured", "mine", "expected a folder or none, got a file"),
+    ],
+)
+def test_file_that_no_evaluation_wrote(name, content, words, command, study, refused):
+    file = Path("out") / name
+    file.parent.mkdir()
+    file.write_text(content, encoding="utf-8")
+    refused([*command.split(), "--output", "out"], f"{file}: {words}")
+    assert file.read_text(encoding="utf-8") == content
+
+
+def test_held_out_series_of_all(study, refused):
+    command = ["evaluate", "--dataset", "study", "--output", "out"]
+    refused([*command, "--set", "held_out=s0"], "add --set split=validation")
+    checked_run("evaluate", ["data/dirlab"], ["held_out=s0", "split=validation"])
+    checked_run("evaluate", ["data/dirlab"])  # which names its own
+
+
+def test_mask_that_no_registration_of_a_study_uses(study, refused):
+    shutil.copy(study / "s0" / "t00.nii.gz", "mask.nii.gz")
+    rows = "name\tscans\tmask\na\tstudy/s0\t\nb\tstudy/s1\tmask.nii.gz\n"
+    Path("study.tsv").write_text(rows, encoding="utf-8")
+    command = ["cohort", "study.tsv", "--output", "out", "--shard", "1/1", "--no-refine", "--initial", "none"]
+    refused(command, "study.tsv: b: --mask: expected a refinement or an initial alignment", "nothing was registered")
+    assert not Path("out").exists()
+
+
+def test_folder_in_place_of_a_manifest(study, refused):
+    refused(["cohort", "study", "--output", "out"], "study: expected a tab-separated table, got a folder; use a file")
 
 
 @pytest.mark.parametrize("command", ["cohort study.tsv", "evaluate --dataset study"])

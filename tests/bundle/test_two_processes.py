@@ -69,7 +69,10 @@ def children(process):
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
-    return train_together(tmp_path_factory.mktemp("together") / "run", max_minutes=60)
+    folder = tmp_path_factory.mktemp("together")
+    own = folder / "own.yaml"
+    own.write_text(yaml.safe_dump({"+initialize": [{"_target_": "threads_at_exit.print_at_exit"}]}), encoding="utf-8")
+    return train_together(folder / "run", [own], max_minutes=60)
 
 
 @pytest.mark.slow
@@ -85,6 +88,14 @@ def test_iterations_rates_and_logs_are_those_asked_for(together):
     log = (together / "log").read_text(encoding="utf-8")
     for line in (r"Epoch\[1\] Metrics -- .*validation_loss", r"SupervisedTrainer: Epoch\[2\] Complete"):
         assert len(re.findall(line, log)) == 1, line
+
+
+@pytest.mark.slow
+def test_the_threads_of_the_process_group_end_before_python_does(together):
+    """Otherwise they sometimes abort a process that has finished."""
+    log = (together / "log").read_text(encoding="utf-8")
+    threads = re.findall("threads at exit: .*", log)
+    assert len(threads) == 2 and not any("gloo" in line for line in threads), threads
 
 
 @pytest.mark.slow

@@ -11,9 +11,8 @@ from monai.bundle import ConfigParser
 
 from ...data import MakePhantomd, read_series, series_items
 from ...data.reading.readers import header_grids
-from ...data.writing.replacement import check_names
 from ...errors import InputError
-from ...evaluation.metrics_table import METRICS, read_metrics, write_metrics
+from ...evaluation.metrics_table import check_place_of_table, read_metrics, remove_table, write_metrics
 from ...space.grid import Grid
 from ...workflow.parsed_config import parsed_config
 from ...workflow.weights import load_weights
@@ -56,7 +55,7 @@ def run_evaluation(args: argparse.Namespace) -> int:
     if args.dataset:
         for folder in (args.output, str(cohort.root)):
             check_place_of_study(folder, args.dataset)
-    check_names(Path(args.output), METRICS)
+    check_place_of_table(Path(args.output))
     options = {name: getattr(args, name) for name in _OPTIONS}
     overrides = {name: getattr(args, name) for name in ("weights", "spacing_mm", "series_description")}
     parser = parsed_config(*checked_run("evaluate", args.overlay, args.set, args.device, **overrides))
@@ -73,8 +72,7 @@ def run_evaluation(args: argparse.Namespace) -> int:
         if rows:
             write_metrics(args.output, rows)
         else:  # a table left by an earlier run could be mistaken for this run's
-            for name in METRICS:
-                Path(args.output, name).unlink(missing_ok=True)
+            remove_table(args.output)
 
     return run_study(args, Study(cohort, jobs, EVALUATIONS, partial(_memory_gb, parser), write_table))
 

@@ -88,9 +88,12 @@ def _rows(manifest: Path) -> Iterator[tuple[int, list[str]]]:
                 yield rows.line_num, cells
     except FileNotFoundError:
         raise InputError(f"{manifest}: expected a tab-separated table, found none; check the path") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{manifest}: expected a tab-separated table in UTF-8, got {reason}; convert it") from error
+    except OSError as error:
+        raise InputError(
+            f"{manifest}: expected a tab-separated table, got {error.strerror or error}; use a file that can be read"
+        ) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{manifest}: expected a tab-separated table in UTF-8, got {error}; convert it") from error
 
 
 def _header_mistake(header: Sequence[str]) -> str | None:

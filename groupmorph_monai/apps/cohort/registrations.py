@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...errors import InputError
 from ...workflow.parsed_config import parsed_config
 from ..arguments import make_parser
 from ..registration_options import registration
@@ -36,6 +37,8 @@ def run_cohort(args: argparse.Namespace) -> int:
     options = register_options(args)
     settings = settings_hash(options)
     jobs = [registration_job(series_row, options, cohort, settings) for series_row in series]
+    for job in jobs:
+        _check_options(args.manifest, job)
     return run_study(args, Study(cohort, jobs, REGISTRATIONS, _memory_gb))
 
 
@@ -50,6 +53,14 @@ def register_options(args: argparse.Namespace) -> dict[str, Any]:
     defaults = vars(make_parser().parse_args(["register", "-"]))
     options = {name: getattr(args, name, default) for name, default in defaults.items() if name != "output"}
     return {**options, "threads": None}
+
+
+def _check_options(manifest: str, job: Job) -> None:
+    """Refuse options of a series that contradict those of the study."""
+    try:
+        registration(argparse.Namespace(**job["arguments"]))
+    except InputError as error:
+        raise InputError(f"{manifest}: {job['name']}: {error}; nothing was registered") from None
 
 
 def _memory_gb(job: Job) -> float:

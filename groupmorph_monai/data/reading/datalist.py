@@ -25,7 +25,7 @@ _FILES_4D = (".nii", ".nii.gz")
 SPLITS = ("training", "validation")
 _FILES = ("image", "landmarks", "labels")
 _KEYS = ("name", *_FILES)
-_LIKELY_MISSPELT = 0.75  # similarity of names, 0 to 1; "filename" is less similar to "name"
+_LIKELY_MISSPELT = 0.76  # similarity of names, 0 to 1; "age" is less similar to "image", and "test" to "training"
 
 
 def phantom_items(kind: str, seeds: Sequence[int], **options: object) -> list[Item]:
@@ -161,10 +161,11 @@ def _landmarks(folder: Path, description: str | None) -> list[str]:
 def _read_list(listed: Path) -> dict[str, list[Item]]:
     """Read a ``dataset.json``: the items of each split."""
     content = _read_json(listed)
-    _check_keys(content, SPLITS, listed)
+    _check_keys([name for name, value in content.items() if isinstance(value, list)], SPLITS, listed)
     items = {name: _entries(content.get(name, []), name, listed) for name in SPLITS}
     for entries in items.values():
         _check_repeats(entries, listed)
+    _check_names([item for entries in items.values() for item in entries], listed)
     validation = [item["image"] for item in items["validation"]]
     if shared := [item["name"] for item in items["training"] if item["image"] in validation]:
         logger.warning("%s: %s listed for training and validation, so validation is biased", listed, ", ".join(shared))
@@ -243,11 +244,22 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _check_keys(content: Mapping[str, object], valid: Iterable[str], listed: Path) -> None:
-    """Refuse an unknown key that is probably a misspelling of a valid one, whose content would be ignored."""
-    missing = [key for key in valid if key not in content]
-    for key in content:
-        if key not in valid and (near := get_close_matches(key.strip().lower(), missing, 1, _LIKELY_MISSPELT)):
+def _check_names(items: Sequence[Item], listed: Path) -> None:
+    """Refuse two series of one name, which a table of results could not tell apart."""
+    names: dict[str, tuple[tuple[str, ...], ...]] = {}
+    for item in items:
+        files = _files(item)
+        if names.setdefault(item["name"], files) != files:
+            raise InputError(
+                f"{listed}: expected series of different names, got two of the name {item['name']!r}; give each a "
+                '"name" of its own'
+            )
+
+
+def _check_keys(keys: Iterable[str], valid: Iterable[str], listed: Path) -> None:
+    """Refuse an unknown key that is probably a misspelling of a valid one, as its content would be ignored."""
+    for key in keys:
+        if key not in valid and (near := get_close_matches(key.strip().lower(), valid, 1, _LIKELY_MISSPELT)):
             raise InputError(f"{listed}: expected the keys {', '.join(valid)}, got {key!r}; did you mean {near[0]}?")
 
 

@@ -171,8 +171,11 @@ def is_lfs_pointer(path: str | Path) -> bool:
 
 
 def _start(path: str | Path, number: int) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(number)
+    try:
+        with open(path, "rb") as file:
+            return file.read(number)
+    except OSError as error:  # while reading, Python does not name the file
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def is_dicom(path: Path) -> bool:

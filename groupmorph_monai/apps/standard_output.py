@@ -1,0 +1,65 @@
+"""Standard output that may be closed or full while a command runs."""
+
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO, cast
+
+__all__ = ["StandardOutput", "tolerant_output"]
+
+
+class StandardOutput:
+    """A text stream whose first error is kept in ``error``, and which ignores all that is written from then on: a
+    command finishes its work without a reader, or with a full disk behind its messages.
+
+    Args:
+        stream: stream to write to.
+    """
+
+    def __init__(self, stream: TextIO):
+        self.stream, self.error = stream, cast(OSError | None, None)
+
+    def write(self, text: str) -> int:
+        self._try(self.stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self.stream.flush)
+
+    def _try(self, act: Callable[..., object], *arguments: str) -> None:
+        if self.error is None:
+            try:
+                act(*arguments)
+            except OSError as error:
+                self.error = error
+                self._discard()
+
+    def _discard(self) -> None:
+        """Let the rest go nowhere: Python flushes the stream again at exit."""
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+    @property
+    def complaint(self) -> str | None:
+        """What to tell the user; None without an error, or if the reader has left, as `head` does."""
+        if self.error is None or self.error.errno == errno.EPIPE:
+            return None
+        return (
+            f"standard output: could not write messages ({self.error.strerror}); redirect it elsewhere; the written "
+            "results are complete"
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@contextlib.contextmanager
+def tolerant_output(quiet: bool) -> Iterator[StandardOutput]:
+    """Replace standard output by one that ignores its errors, and with ``quiet`` all that is written."""
+    with open(os.devnull, "w", encoding="utf-8") if quiet else contextlib.nullcontext(sys.stdout) as stream:
+        output = StandardOutput(cast(TextIO, stream))
+        with contextlib.redirect_stdout(cast(TextIO, output)):
+            yield output
+            output.flush()
