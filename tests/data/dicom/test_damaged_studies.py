@@ -271,6 +271,12 @@ def test_series_without_pictures_or_places_and_folders_without_dicom(tmp_path, c
     assert "gone: expected a file or folder, got a path that does not exist" in capsys.readouterr().err
 
 
+def test_a_mosaic_without_its_private_header_is_ignored_with_a_cure(tmp_path, caplog):
+    exports.save(dynamic(ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]), tmp_path)
+    refused(tmp_path, "DICOM images with a position")
+    assert "a mosaic without Siemens' private header; export it again with private attributes" in caplog.text
+
+
 @pytest.mark.parametrize("place", [".", "dicom"])
 def test_dicom_beside_nifti_is_not_called_missing(tmp_path, capsys, place):
     exports.save(dynamic(), tmp_path / place)
