@@ -184,7 +184,10 @@ def _tiles(dataset: Dataset, plane: Plane) -> Iterator[Plane]:
 
         mosaic = wrapper_from_data(dataset)
     if not isinstance(mosaic, MosaicWrapper):
-        logger.warning("%s: ignored, as it is a mosaic without Siemens' private header", plane.file.path)
+        logger.warning(
+            "%s: ignored, as it is a mosaic without Siemens' private header; export it again with private attributes",
+            plane.file.path,
+        )
         return
     rows, columns, slices = mosaic.image_shape
     _check_tile(rows, columns, plane)

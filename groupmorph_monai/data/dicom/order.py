@@ -11,7 +11,7 @@ from .geometry import SAME_PLACE_MM, depth, evenly_spaced
 from .plane import ImageFile, Plane
 from .prospective_motion import follows_patient, is_tilted, volumes_by_shared_attribute
 
-__all__ = ["Volume", "in_order", "split_volumes", "times_s"]
+__all__ = ["Volume", "in_order", "separate_aborted", "split_volumes", "times_s"]
 
 Volume = tuple[Plane, ...]  # sorted by depth
 # Volumes are sorted by the first of these keys that differs between all of them.
@@ -42,6 +42,28 @@ _COUNTED = ("acquisition number", "instance number", "dimension index", "frame n
 # Keys that do not describe the acquisition and differ even between images of one moment.
 _LATE = _ORDER[_ORDER.index("content time") :]
 _CHANCE = 1e-3  # highest probability of cycles at all positions by chance at which a series is called gated
+
+
+def separate_aborted(planes: Sequence[Plane]) -> list[Sequence[Plane]]:
+    """Separate the last volume of a series from the others if it lacks slices, as it does where a scan was aborted.
+
+    Returns:
+        The slices of the complete volumes and those of the last one; all slices unless an attribute shows that these
+        and no others are missing.
+    """
+    positions = _by_position(planes)
+    number = max(len(images) for images in positions)
+    full = [images for images in positions if len(images) == number]
+    if not 1 < len(full) < len(positions) or is_tilted(planes):
+        return [planes]
+    for key in _ORDER:
+        last = max(plane.keys.get(key, -math.inf) for plane in full[0])
+        aborted = [plane for plane in planes if plane.keys.get(key) == last]
+        earlier = [{plane.keys.get(key) for plane in images} - {last} for images in positions]
+        alike = all(values == earlier[0] and len(values) == number - 1 for values in earlier)
+        if alike and len(aborted) == len(full) and len(planes) == len(full) + (number - 1) * len(positions):
+            return [[plane for plane in planes if plane.keys.get(key) != last], aborted]
+    return [planes]
 
 
 def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:

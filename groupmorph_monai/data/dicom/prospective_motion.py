@@ -10,6 +10,7 @@ from .plane import Plane
 
 __all__ = [
     "follows_patient",
+    "gaps_mm",
     "is_tilted",
     "largest_tilt_degrees",
     "may_show_same_anatomy",
@@ -69,7 +70,7 @@ def follows_patient(planes: Sequence[Plane]) -> bool:
     smallest one."""
     if is_tilted(planes):
         return True
-    gaps = _gaps(planes)
+    gaps = gaps_mm(planes)
     if np.count_nonzero(gaps > gaps.max(initial=0) / 2) < 2 or _in_blocks(planes):
         return False
     steps = gaps / gaps.min()
@@ -81,14 +82,14 @@ def slices_at_a_place(planes: Sequence[Plane]) -> int:
     not."""
     if not follows_patient(planes):
         return 1
-    gaps = _gaps(planes)
+    gaps = gaps_mm(planes)
     return round(len(planes) / (1 + np.count_nonzero(gaps > gaps.max(initial=0) / 2)))
 
 
 def _in_blocks(planes: Sequence[Plane]) -> bool:
     """Check whether parallel slices lie in several evenly spaced blocks, such as those of two knees or of discs, rather
     than close to each other after small motions."""
-    gaps = _gaps(planes)
+    gaps = gaps_mm(planes)
     close = gaps <= gaps.max(initial=0) / 2
     if not (close[1:] & close[:-1]).any() or close.all():
         return False
@@ -100,7 +101,7 @@ def _uneven(steps: np.ndarray) -> np.ndarray:
     return np.abs(steps - steps.round()) > _UNEVEN_STEPS
 
 
-def _gaps(planes: Sequence[Plane]) -> np.ndarray:
+def gaps_mm(planes: Sequence[Plane]) -> np.ndarray:
     """Compute the distances between different positions along the normal, mm."""
     gaps = np.diff(sorted(depth(plane) for plane in planes))
     return gaps[gaps > SAME_PLACE_MM]

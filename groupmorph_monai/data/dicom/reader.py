@@ -4,13 +4,15 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from ...errors import InputError
 from ..reading.sidecars import even_step
 from ..series import Frame, Series
 from .choose import SEE_LIST, choose, possible_timepoints, turned_timepoints
 from .find import Unread, find_stacks
 from .geometry import volume_affine
-from .order import in_order, times_s
+from .order import Volume, in_order, times_s
 from .pixels import read_voxels
 from .stack import Stack, make_stacks
 
@@ -79,12 +81,8 @@ def read_dicom(paths: Sequence[Path], description: str | None = None) -> Series:
             "The scans have different frames of reference, so their coordinates may not agree; the initial alignment "
             "has to compensate for this"
         )
-    if len(chosen) == 1:
-        volumes, key = chosen[0].volumes
-    else:
-        volumes, key = in_order([volume for stack in chosen for volume in stack.volumes[0]])
+    volumes, key, affines = _volumes(chosen)
     times, clock = times_s(volumes)
-    affines = [volume_affine(volume) for volume in volumes]
     frames = [
         Frame(data, affine, volume[0].file.path) for data, affine, volume in zip(read_voxels(volumes), affines, volumes)
     ]
@@ -96,21 +94,41 @@ def read_dicom(paths: Sequence[Path], description: str | None = None) -> Series:
     return Series(tuple(frames), even_step(times), seconds, ", ".join(names), tuple(volumes), tuple(warnings))
 
 
+def _volumes(chosen: Sequence[Stack]) -> tuple[list[Volume], str, list[np.ndarray]]:
+    """Return the volumes of the chosen stacks in temporal order, the attribute that defines it, and their affines.
+
+    Raises:
+        InputError: If slices are missing or not evenly spaced, or if volumes cannot be distinguished.
+    """
+    if len(chosen) == 1:
+        volumes, key = chosen[0].volumes
+    else:
+        volumes, key = in_order([volume for stack in chosen for volume in stack.volumes[0]])
+    return volumes, key, [volume_affine(volume) for volume in volumes]
+
+
 def list_dicom(paths: Sequence[Path], description: str | None = None) -> tuple[str, InputError | None]:
     """Describe the stacks of a study, one per line, and whether each would be aligned.
 
     Returns:
         The description, and why no stacks can be aligned; None if some can.
     """
-    stacks, _ = _stacks(paths)
-    reason = None
+    stacks, unread = _stacks(paths)
+    reason, chosen, rejected = None, list[Stack](), dict[Stack, str]()
     try:
         chosen, rejected = choose(stacks, description)
+        for stack in chosen:
+            _check_complete(stack, unread)
+        _volumes(chosen)
     except InputError as error:
-        chosen, rejected, reason = [], {}, InputError(str(error).removesuffix(SEE_LIST))
+        reason = InputError(str(error).removesuffix(SEE_LIST))
     lines = []
     for stack in stacks:
         rows, columns = stack.source.raster.shape
-        state = "to be aligned" if stack in chosen else rejected.get(stack) or stack.rejection or "not chosen"
+        state = (
+            ("cannot be aligned" if reason else "to be aligned")
+            if stack in chosen
+            else rejected.get(stack) or stack.rejection or "not chosen"
+        )
         lines.append(f"{state:>18}  {stack.name}  {stack.timepoints} x {stack.slices} slices of {columns} x {rows}")
     return "\n".join(lines), reason

@@ -7,11 +7,13 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import numpy as np
+
 from ...errors import InputError
 from .geometry import SAME_PLACE_MM, depth, evenly_spaced
-from .order import Volume, split_volumes
+from .order import Volume, separate_aborted, split_volumes
 from .plane import PROTOCOL, Plane, Source
-from .prospective_motion import may_show_same_anatomy, slices_at_a_place
+from .prospective_motion import gaps_mm, may_show_same_anatomy, slices_at_a_place
 
 __all__ = ["Stack", "make_stacks"]
 
@@ -73,7 +75,7 @@ class Stack:
     def nearly_like(self, other: "Stack") -> bool:
         """Check whether the stack shows the same anatomy by the same sequence: it may lack slices, have another matrix,
         other scan options, as a scan before the contrast agent may have, or times that the scanner adapted. Other
-        fields of view of a CT are reconstructions."""
+        fields of view of a CT are reconstructions. Stacks of one source are a scan and its aborted volume."""
         source, reference = self.source, other.source
         protocols = [
             [values for names, values in zip(PROTOCOL, stack.planes[0].protocol) if names[0] not in _ADAPTED]
@@ -85,7 +87,7 @@ class Stack:
             and protocols[0] == protocols[1]
             and (None in self.phases) == (None in other.phases)
             and (source.examination.modality != "CT" or source.raster == reference.raster)
-            and all(math.isclose(a, b, rel_tol=_NEARLY) for a, b in numbers)
+            and (source == reference or all(math.isclose(a, b, rel_tol=_NEARLY) for a, b in numbers))
             and may_show_same_anatomy(self.planes, other.planes)
         )
 
@@ -97,8 +99,11 @@ class Stack:
     @property
     def _adapted(self) -> tuple[float, float, float]:
         """Echo time and repetition time, ms, and slice distance, mm."""
-        depths = [depth(plane) for plane in self.planes]
-        step_mm = (max(depths) - min(depths)) / max(self.slices - 1, 1)
+        try:
+            planes: Sequence[Plane] = self.volumes[0][0]
+        except InputError:
+            planes = self.planes
+        step_mm = float(np.median(gaps_mm(planes)))
         return self.source.echo_time_ms, self.planes[0].number("RepetitionTime") or 0.0, step_mm
 
     @property
@@ -149,8 +154,10 @@ class Stack:
 
 
 def make_stacks(planes: Mapping[Source, Sequence[Plane]]) -> list[Stack]:
-    """Make stacks, in the order of their series numbers."""
-    stacks = _join_slices(_join_tilted([Stack(source, members) for source, members in planes.items()]))
+    """Make stacks, in the order of their series numbers. An aborted last volume is a stack of its own."""
+    tilted = _join_tilted([Stack(source, members) for source, members in planes.items()])
+    whole = [Stack(stack.source, part) for stack in tilted for part in separate_aborted(stack.planes)]
+    stacks = _join_slices(whole)
     return sorted(stacks, key=lambda stack: (stack.source.number, stack.source.description, stack.source.image_type))
 
 

@@ -161,7 +161,7 @@ def _landmarks(folder: Path, description: str | None) -> list[str]:
 def _read_list(listed: Path) -> dict[str, list[Item]]:
     """Read a ``dataset.json``: the items of each split."""
     content = _read_json(listed)
-    _check_keys([name for name, value in content.items() if isinstance(value, list)], SPLITS, listed)
+    _check_splits(content, listed)
     items = {name: _entries(content.get(name, []), name, listed) for name in SPLITS}
     for entries in items.values():
         _check_repeats(entries, listed)
@@ -256,16 +256,29 @@ def _check_names(items: Sequence[Item], listed: Path) -> None:
             )
 
 
-def _check_keys(keys: Iterable[str], valid: Iterable[str], listed: Path) -> None:
-    """Refuse an unknown key that is probably a misspelling of a valid one, as its content would be ignored."""
-    for key in keys:
-        if key not in valid and (near := get_close_matches(key.strip().lower(), valid, 1, _LIKELY_MISSPELT)):
-            raise InputError(f"{listed}: expected the keys {', '.join(valid)}, got {key!r}; did you mean {near[0]}?")
+def _check_splits(content: Mapping[str, object], listed: Path) -> None:
+    """Refuse a list under a name that is probably a misspelling of a valid one, whose series would be ignored."""
+    for key, value in content.items():
+        if key not in SPLITS and isinstance(value, list) and (near := _near(key, SPLITS)):
+            raise InputError(f"{listed}: expected the keys {', '.join(SPLITS)}, got {key!r}; did you mean {near}?")
+
+
+def _check_keys(entry: Item, listed: Path) -> None:
+    """Refuse an unknown key of an entry, such as a mask or a misspelt key, whose content would be ignored."""
+    if unknown := [key for key in entry if key not in _KEYS]:
+        shown, near = reprlib.repr(entry.get("name") or entry["image"]), _near(unknown[0], _KEYS)
+        cure = f"did you mean {near}?" if near else "remove it"
+        raise InputError(f"{listed}: {shown}: expected the keys {', '.join(_KEYS)}, got {unknown[0]!r}; {cure}")
+
+
+def _near(key: str, valid: Iterable[str]) -> str | None:
+    """Find the valid key of which ``key`` is probably a misspelling."""
+    return next(iter(get_close_matches(key.strip().lower(), valid, 1, _LIKELY_MISSPELT)), None)
 
 
 def _resolve(entry: Item, listed: Path) -> Item:
     """Check one entry and resolve its paths relative to the folder of the data list."""
-    _check_keys(entry, _KEYS, listed)
+    _check_keys(entry, listed)
     name = entry.get("name", "")
     if not isinstance(name, str) or (not name and "name" in entry):
         raise InputError(f'{listed}: expected text for "name", got {name!r:.60}; correct or omit it')
@@ -274,9 +287,6 @@ def _resolve(entry: Item, listed: Path) -> Item:
         if key == "image" or entry.get(key) is not None:
             paths = [str(listed.parent / path) for path in _paths(entry, key, listed)]
             item[key] = paths if isinstance(entry[key], list) else paths[0]
-    unknown = sorted(set(entry) - set(_KEYS))
-    if unknown:
-        logger.warning("%s: ignoring %s; the valid keys are %s", listed, ", ".join(unknown), ", ".join(_KEYS))
     image = entry["image"]
     return {"name": image[0] if isinstance(image, list) else image, **item}
 

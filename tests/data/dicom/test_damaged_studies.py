@@ -99,6 +99,34 @@ def test_a_scan_that_may_be_a_timepoint_is_no_silent_loss(tmp_path, attributes, 
         assert not series.warnings
 
 
+def test_a_scan_without_a_slice_in_its_middle_is_no_silent_loss(tmp_path):
+    shared, data, images = exports.examination(), volumes(), []
+    for k, volume in enumerate(data):
+        header = {"SeriesDescription": f"dyn_{k}", "SeriesNumber": 5 + k, "AcquisitionTime": exports.clock(60 * k)}
+        images += exports.classic(shared, volume, AFFINE, **header)
+    del images[2 * 7 + 3]
+    series = read_series(exports.save(images, tmp_path))
+    assert_aligned(series, np.delete(data, 2, axis=0))
+    assert ["it has 6 slices instead of 7" in warning for warning in series.warnings] == [True]
+
+
+@pytest.mark.parametrize("kept", [slice(21, 26), slice(21, 28, 2), slice(22, 28, 3)])
+def test_the_volume_during_which_a_scan_was_aborted_is_left_out_with_a_warning(tmp_path, kept):
+    images = dynamic()
+    series = read_series(exports.save(images[:21] + images[kept], tmp_path))
+    assert_aligned(series, volumes()[:3])
+    assert series.times_s == exports.TIMES_S[:3]
+    number = len(images[kept])
+    assert [f"it has {number} slices instead of 7" in warning for warning in series.warnings] == [True]
+
+
+def test_the_list_names_what_is_missing(tmp_path, capsys):
+    images = dynamic()
+    assert main(["register", str(exports.save(images[:9] + images[10:], tmp_path)), "--list"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out.startswith(" cannot be aligned  5 'dyn'") and "got 3 at 26 mm" in captured.err
+
+
 def test_a_missing_slice_is_named(tmp_path):
     images = dynamic()
     exports.save(images[:9] + images[10:], tmp_path / "one")
@@ -241,6 +269,12 @@ def test_series_without_pictures_or_places_and_folders_without_dicom(tmp_path, c
     capsys.readouterr()
     assert main(["register", str(tmp_path / "gone"), "--list"]) == 2
     assert "gone: expected a file or folder, got a path that does not exist" in capsys.readouterr().err
+
+
+def test_a_mosaic_without_its_private_header_is_ignored_with_a_cure(tmp_path, caplog):
+    exports.save(dynamic(ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]), tmp_path)
+    refused(tmp_path, "DICOM images with a position")
+    assert "a mosaic without Siemens' private header; export it again with private attributes" in caplog.text
 
 
 @pytest.mark.parametrize("place", [".", "dicom"])
