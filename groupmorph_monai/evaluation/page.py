@@ -25,6 +25,7 @@ from ..data.preprocessing.resampling import resample
 from ..data.series import Frame
 from ..space.grid import Grid, vector_lengths
 from ..space.transforms import Transform
+from ..space.warping import full_precision
 from .axial import AxialView
 from .report import plain
 
@@ -150,6 +151,7 @@ class _Page:
         shares = self.means(masks, self.images)
         return shares >= np.clip(shares.max(axis=(1, 2, 3), keepdims=True), 1e-6, 0.5)
 
+    @full_precision
     def displacement(self, transforms: Sequence[Transform]) -> dict[str, Any]:
         """Encode displacement components along the page's axes; in mm they are ``(value - 128) * scale``."""
         cosines = (self.overlays.affine[:3, :3] / self.overlays.spacing_mm).float()

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import InputError
 from .filters import gradient
 from .grid import Grid, transform_points, vector_lengths
-from .warping import multiply_axes, sample
+from .warping import full_precision, multiply_axes, sample
 
 __all__ = [
     "AffineTransform",
@@ -234,6 +234,7 @@ class DenseTransform(Transform):
         displacements = self._between_nodes([c[rows] if axis == 0 else c for axis, c in parallel])
         return displacements.permute(0, *(1 + axes.index(axis) for axis in range(3)))
 
+    @full_precision
     def _between_nodes(self, coordinates: Sequence[Tensor]) -> Tensor:
         """Compute the displacements at the points that have these coordinates along the axes of the grid, in voxels,
         ``(3, *S)`` float32, mm: axis by axis, which is several times as fast as point by point."""

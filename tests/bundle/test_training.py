@@ -1,5 +1,7 @@
 """Training as the user types it: every config, every overlay, stopped and resumed."""
 
+from functools import partial
+
 import nibabel
 import numpy as np
 import pytest
@@ -27,6 +29,7 @@ from groupmorph_monai.apps.input_errors import find_input_error
 from groupmorph_monai.benchmarks.compare import BundleMethod, compare
 from groupmorph_monai.data import make_heart, make_phantom
 from groupmorph_monai.networks import GroupSetVAE, KrebsCVAE
+from groupmorph_monai.probability import NegativeELBO
 from groupmorph_monai.workflow.weights import read_weights
 
 TINY_DATA = {
@@ -170,18 +173,48 @@ def errors_mm(names, settings, prepare):
     return errors
 
 
+def check_that_it_trains(folder, overlay, **more):
+    network = network_settings(NARROW_BY_MODEL.get(overlay, NARROW))
+    schedule = {"iterations_per_epoch": 20, "learning_rate": 6e-3, "output_dir": str(folder)}
+    settings = {**ONE_PAIR, **network, **schedule, **SETTINGS.get(overlay, {}), **more}
+    names = [overlay, "data/affine_phantoms"] if overlay == "models/avsm_affine" else [overlay]
+    static, untrained, trained = errors_mm(names, settings, lambda network: None)
+    assert trained < 0.85 * static and trained < 0.95 * untrained
+
+
 # An effort changes the refinement, not the training.
 @pytest.mark.parametrize(
     "overlay",
     [pytest.param(o, marks=pytest.mark.slow) if o.startswith("effort/") else o for o in OVERLAYS if o not in PUBLISHED],
 )
 def test_every_overlay_trains(overlay, tmp_path):
-    network = network_settings(NARROW_BY_MODEL.get(overlay, NARROW))
-    schedule = {"iterations_per_epoch": 20, "learning_rate": 6e-3, "output_dir": str(tmp_path)}
-    settings = {**ONE_PAIR, **network, **schedule, **SETTINGS.get(overlay, {})}
-    names = [overlay, "data/affine_phantoms"] if overlay == "models/avsm_affine" else [overlay]
-    static, untrained, trained = errors_mm(names, settings, lambda network: None)
-    assert trained < 0.85 * static and trained < 0.95 * untrained
+    check_that_it_trains(tmp_path, overlay)
+
+
+class PartialELBO(NegativeELBO):
+    """The objective without the gradients of these entries of a registration."""
+
+    def __init__(self, *args, constant, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.constant = constant
+
+    def terms(self, registration, target=None):
+        constants = {name: registration[name].detach() for name in self.constant if name in registration}
+        return super().terms({**registration, **constants}, target)
+
+
+# Each overlay adds a term to the likelihood of the warped images, and either term alone would train the network.
+@pytest.mark.parametrize(
+    "overlay, constant",
+    [
+        ("modes/bidirectional", ["backward_pairs"]),
+        ("modes/bidirectional", ["warped"]),
+        ("modes/surfaces", ["ddf", "inverse_ddf"]),
+        ("modes/surfaces", ["warped"]),
+    ],
+)
+def test_every_term_of_the_loss_trains_alone(overlay, constant, tmp_path):
+    check_that_it_trains(tmp_path, overlay, **{"loss#_target_": partial(PartialELBO, constant=constant)})
 
 
 @pytest.mark.slow

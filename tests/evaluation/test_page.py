@@ -198,6 +198,18 @@ def test_displacement_lies_along_the_axes_of_the_page(page):
     assert np.all(field[[0, 2]] == 0)
 
 
+def test_a_callers_mixed_precision_does_not_change_the_page(tmp_path):
+    matrix = torch.eye(4, dtype=torch.float64)
+    matrix[:3] += 0.05 * torch.tensor([[1, 2, 0, 50], [0, -1, 1, 60], [2, 0, 1, -70]])
+    written, transforms = covered(native=volumes(0), warped=volumes(1)), [AffineTransform(matrix)] * 3
+    pages = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            pages.append(small_page(tmp_path / "report.html", written, np.eye(4), transforms))
+    for values in zip(*(decoded(page, "displacement")[0] for page in pages)):
+        np.testing.assert_array_equal(*values)
+
+
 def test_volume_changes_lie_where_they_are(tmp_path):
     """A displacement of 0.01 x^2 to the right has the Jacobian determinant 1 + 0.02 x."""
     grid = Grid(SIZE, AFFINE)

@@ -234,6 +234,14 @@ def test_at_the_voxels_of_a_parallel_grid_a_map_is_itself(monkeypatch, axes, fli
         torch.testing.assert_close(displacement, expected - points, rtol=0, atol=1e-5)
 
 
+def test_displacements_on_a_parallel_grid_are_not_rounded_under_autocast():
+    field, target = smooth_field(SIZE).float(), GRID.at_spacing(0.7 * GRID.spacing_mm)
+    expected = DenseTransform(field, field, GRID).displacement(target)
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = DenseTransform(field, field, GRID).displacement(target)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
 def test_oblique_grids_are_not_parallel():
     sheared = Grid(SIZE, GRID.affine @ (torch.eye(4, dtype=torch.float64) + torch.diag(torch.tensor([1e-6] * 3), 1)))
     rotated = affine_map(strength=0.2, shift=(0.0, 0.0, 0.0)).matrix
