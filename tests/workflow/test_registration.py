@@ -3,7 +3,7 @@
 import torch
 from torch.nn.functional import interpolate
 
-from groupmorph_monai.space import Grid
+from groupmorph_monai.space import Field, Grid
 from groupmorph_monai.workflow import ComposeTransformsd, timepoint_transforms
 
 SIZE = (14, 12, 10)
@@ -38,6 +38,18 @@ def test_the_deformation_comes_first_and_then_the_initial_map():
     torch.testing.assert_close(
         transforms[1].displacement(grid)[:, 5, 4, 3], (transforms[1](point[None])[0] - point).float()
     )
+
+
+def test_a_field_on_a_coarse_lattice_gives_the_map_of_its_interpolation():
+    coarse = Field(0.5 * smooth(3)[None, ..., ::2, ::2, ::2], SIZE, 2)
+    whole = coarse.on_image()[0]
+    voxels = torch.rand(50, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64) * 8 + 1
+    points = voxels @ GRID[:3, :3].T + GRID[:3, 3]
+    of_lattice = timepoint_transforms(coarse, coarse, GRID)
+    of_image = timepoint_transforms(whole, whole, GRID)
+    for lattice, image in zip(of_lattice, of_image):
+        assert (image(points) - points).norm(dim=1).max() > 0.3
+        torch.testing.assert_close(lattice(points), image(points), atol=1e-5, rtol=0)
 
 
 def test_fields_stay_as_they_are_and_the_spread_passes_through_the_linear_part():
