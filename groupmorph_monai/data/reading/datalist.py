@@ -107,10 +107,8 @@ def series_items(
 def _mixed(series: Sequence[Item], phantoms: Sequence[Item], phantom_share: float) -> list[Item]:
     """Repeat the items of the smaller group until phantoms have their share."""
     ratio = phantom_share / (1 - phantom_share)
-    number, phantom_number = (
-        max(len(series), round(len(phantoms) / ratio)),
-        max(len(phantoms), round(ratio * len(series))),
-    )
+    number = max(len(series), round(len(phantoms) / ratio))
+    phantom_number = max(len(phantoms), round(ratio * len(series)))
     return [*islice(cycle(series), number), *islice(cycle(phantoms), phantom_number)]
 
 
