@@ -28,7 +28,9 @@ _UNUSABLE = {errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EISDIR, errno.ELOOP
 
 # Errors of a broken disk, or of a network drive that does not answer. Windows lacks some.
 _UNREACHABLE = {
-    getattr(errno, name, None) for name in ("EIO", "EREMOTEIO", "ESTALE", "ETIMEDOUT", "EHOSTDOWN", "ENOTCONN")
+    getattr(errno, name)
+    for name in ("EIO", "EREMOTEIO", "ESTALE", "ETIMEDOUT", "EHOSTDOWN", "ENOTCONN")
+    if hasattr(errno, name)
 }
 _NO_SPACE = {errno.EDQUOT, errno.EFBIG, errno.ENOSPC}
 _TOO_MANY_FILES = {errno.EMFILE, errno.ENFILE}
@@ -83,19 +85,19 @@ def _explain_files(error: BaseException) -> str:
     if not isinstance(error, OSError):
         return ""
     missing = isinstance(error, FileNotFoundError)
+    name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
     if missing and "usable temporary directory" in str(error):
         return "temporary files: expected a folder that can be written to, got none; set TMPDIR to one"
-    if missing and error.filename:
-        return f"{error.filename}: expected a file, found none; check the path"
-    if not error.filename and error.errno in _NO_SPACE:
+    if missing and name:
+        return f"{name}: expected a file, found none; check the path"
+    if not name and error.errno in _NO_SPACE:
         return f"disk: could not write ({error.strerror}); free some space, or raise 'ulimit -f'"
-    if error.errno in _UNREACHABLE - {None}:
+    if error.errno in _UNREACHABLE:
         return (
-            f"{error.filename or 'disk'}: could not read or write ({error.strerror}); check the disk or the network "
+            f"{name or 'disk'}: could not read or write ({error.strerror}); check the disk or the network "
             "drive, and repeat the command"
         )
-    if error.filename and error.errno in _UNUSABLE:
-        name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+    if name and error.errno in _UNUSABLE:
         return (
             f"{name}: expected a path that can be used, got {error.strerror}; choose another, or change its permissions"
         )

@@ -19,7 +19,8 @@ class StandardOutput:
     """
 
     def __init__(self, stream: TextIO):
-        self.stream, self.error = stream, cast(OSError | None, None)
+        self.stream = stream
+        self.error: OSError | None = None
 
     def write(self, text: str) -> int:
         self._try(self.stream.write, text)
@@ -29,12 +30,13 @@ class StandardOutput:
         self._try(self.stream.flush)
 
     def _try(self, act: Callable[..., object], *arguments: str) -> None:
-        if self.error is None:
-            try:
-                act(*arguments)
-            except OSError as error:
-                self.error = error
-                self._discard()
+        if self.error is not None:
+            return
+        try:
+            act(*arguments)
+        except OSError as error:
+            self.error = error
+            self._discard()
 
     def _discard(self) -> None:
         """Let the rest go nowhere: Python flushes the stream again at exit."""

@@ -122,13 +122,9 @@ def list_dicom(paths: Sequence[Path], description: str | None = None) -> tuple[s
         _volumes(chosen)
     except InputError as error:
         reason = InputError(str(error).removesuffix(SEE_LIST))
-    lines = []
+    lines, state_of_chosen = [], "cannot be aligned" if reason else "to be aligned"
     for stack in stacks:
         rows, columns = stack.source.raster.shape
-        state = (
-            ("cannot be aligned" if reason else "to be aligned")
-            if stack in chosen
-            else rejected.get(stack) or stack.rejection or "not chosen"
-        )
+        state = state_of_chosen if stack in chosen else rejected.get(stack) or stack.rejection or "not chosen"
         lines.append(f"{state:>18}  {stack.name}  {stack.timepoints} x {stack.slices} slices of {columns} x {rows}")
     return "\n".join(lines), reason

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import reprlib
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import cycle, islice
@@ -57,10 +58,11 @@ def series_items(
 
     If the folder contains a ``dataset.json``, it defines the list: ``{"training": [...], "validation": [...]}``, each
     entry ``{"image": file, folder or list of files, "landmarks": [one point file per timepoint], "labels": [one label
-    map per timepoint], "name": text}`` with paths relative to the folder; the default name is the first path. Otherwise
-    every sub-folder and every NIfTI file is a series, in natural order of their names; the last ``validation_fraction``
-    of them, or ``held_out`` alone, are for validation. Files ``landmarks_*`` of a sub-folder (points as for
-    `read_points`, one per timepoint) are its landmarks; DIR-Lab cases include their own.
+    map per timepoint], "name": text}`` with paths relative to the folder; the default name is the first path, with a
+    number if an earlier series has it. Otherwise every sub-folder and every NIfTI file is a series, in natural order of
+    their names; the last ``validation_fraction`` of them, or ``held_out`` alone, are for validation. Files
+    ``landmarks_*`` of a sub-folder (points as for `read_points`, one per timepoint) are its landmarks; DIR-Lab cases
+    include their own.
 
     Args:
         dataset_dir: the folder, or None for phantoms only.
@@ -105,10 +107,8 @@ def series_items(
 def _mixed(series: Sequence[Item], phantoms: Sequence[Item], phantom_share: float) -> list[Item]:
     """Repeat the items of the smaller group until phantoms have their share."""
     ratio = phantom_share / (1 - phantom_share)
-    number, phantom_number = (
-        max(len(series), round(len(phantoms) / ratio)),
-        max(len(phantoms), round(ratio * len(series))),
-    )
+    number = max(len(series), round(len(phantoms) / ratio))
+    phantom_number = max(len(phantoms), round(ratio * len(series)))
     return [*islice(cycle(series), number), *islice(cycle(phantoms), phantom_number)]
 
 
@@ -162,10 +162,12 @@ def _read_list(listed: Path) -> dict[str, list[Item]]:
     """Read a ``dataset.json``: the items of each split."""
     content = _read_json(listed)
     _check_splits(content, listed)
-    items = {name: _entries(content.get(name, []), name, listed) for name in SPLITS}
-    for entries in items.values():
-        _check_repeats(entries, listed)
-    _check_names([item for entries in items.values() for item in entries], listed)
+    entries = {name: _checked_entries(content.get(name, []), name, listed) for name in SPLITS}
+    items = {name: [_resolve(entry, listed) for entry in entries[name]] for name in SPLITS}
+    _number(item for name in SPLITS for entry, item in zip(entries[name], items[name]) if "name" not in entry)
+    for series in items.values():
+        _check_repeats(series, listed)
+    _check_names([item for series in items.values() for item in series], listed)
     validation = [item["image"] for item in items["validation"]]
     if shared := [item["name"] for item in items["training"] if item["image"] in validation]:
         logger.warning("%s: %s listed for training and validation, so validation is biased", listed, ", ".join(shared))
@@ -186,7 +188,7 @@ def _read_json(listed: Path) -> dict[str, Any]:
     return content
 
 
-def _entries(entries: object, split: str, listed: Path) -> list[Item]:
+def _checked_entries(entries: object, split: str, listed: Path) -> list[Item]:
     if not isinstance(entries, list):
         raise InputError(f'{listed}: expected a list for "{split}", got {reprlib.repr(entries)}; correct the file')
     for entry in entries:
@@ -194,7 +196,7 @@ def _entries(entries: object, split: str, listed: Path) -> list[Item]:
             raise InputError(
                 f'{listed}: expected entries {{"image": ...}} in "{split}", got {reprlib.repr(entry)}; correct the file'
             )
-    return [_resolve(entry, listed) for entry in entries]
+    return entries
 
 
 def _of_split(items: Mapping[str, Sequence[Item]], split: str | None) -> list[Item]:
@@ -242,6 +244,16 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         repeated = next(key for key, _ in pairs if [name for name, _ in pairs].count(key) > 1)
         raise ValueError(f"{repeated!r} occurs twice")
     return content
+
+
+def _number(items: Iterable[Item]) -> None:
+    """Number series of one default name from the second one on, such as pairs that share their first scan."""
+    numbers: defaultdict[str, dict[tuple[tuple[str, ...], ...], int]] = defaultdict(dict)  # by name and files
+    for item in items:
+        alike = numbers[item["name"]]
+        number = alike.setdefault(_files(item), len(alike) + 1)
+        if number > 1:
+            item["name"] += f" {number}"
 
 
 def _check_names(items: Sequence[Item], listed: Path) -> None:

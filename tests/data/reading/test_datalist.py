@@ -208,9 +208,15 @@ def test_a_series_listed_twice_is_refused(folder, split):
 
 def test_a_series_with_other_landmarks_is_another(folder):
     landmarks = [[f"b/landmarks_{n}{k}.csv" for k in range(2)] for n in range(2)]
-    entries = [{"name": files[0], "image": "a", "landmarks": files} for files in landmarks]
-    write_json(folder / "dataset.json", {"training": entries})
-    assert len(series_items(str(folder), "training", [])) == 2
+    write_json(folder / "dataset.json", {"training": [{"image": "a", "landmarks": files} for files in landmarks]})
+    assert names(series_items(str(folder), "training", [])) == ["a", "a 2"]
+
+
+def test_pairs_that_share_a_scan_have_names_of_their_own(folder):
+    pairs = [{"image": ["a/t00.nii.gz", f"{other}/t01.nii.gz"]} for other in "abc"]
+    write_json(folder / "dataset.json", {"training": pairs[:2], "validation": pairs[1:]})
+    assert names(series_items(str(folder), None, [])) == ["a/t00.nii.gz", "a/t00.nii.gz 2", "a/t00.nii.gz 3"]
+    assert names(series_items(str(folder), "validation", [])) == ["a/t00.nii.gz 2", "a/t00.nii.gz 3"]
 
 
 def test_a_series_for_training_and_validation_is_evaluated_once(folder):
