@@ -9,7 +9,7 @@ from ..reading.names import matches
 from .prospective_motion import largest_tilt_degrees
 from .stack import Stack
 
-__all__ = ["SEE_LIST", "choose", "possible_timepoints", "turned_timepoints"]
+__all__ = ["SEE_LIST", "aborted_timepoints", "choose", "possible_timepoints", "turned_timepoints"]
 
 logger = logging.getLogger(__name__)
 _USUAL_TILT_DEGREES = 5  # as far as patients usually turn their heads during a scan
@@ -78,6 +78,17 @@ def possible_timepoints(rejected: Mapping[Stack, str], chosen: Sequence[Stack]) 
                 "and the others with --series-description PATTERN"
             )
     return lines
+
+
+def aborted_timepoints(chosen: Sequence[Stack]) -> list[str]:
+    """Describe the chosen stacks that are the aborted last volume of another chosen one, one per line."""
+    most = {stack.source: max(other.slices for other in chosen if other.source == stack.source) for stack in chosen}
+    return [
+        f"{stack.name}: the last timepoint has {stack.slices} slices instead of {most[stack.source]}, so its scan was "
+        "aborted; to leave it out, remove its files from the folder"
+        for stack in chosen
+        if stack.slices < most[stack.source]
+    ]
 
 
 def turned_timepoints(chosen: Sequence[Stack]) -> list[str]:

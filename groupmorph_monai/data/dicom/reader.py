@@ -9,7 +9,7 @@ import numpy as np
 from ...errors import InputError
 from ..reading.sidecars import even_step
 from ..series import Frame, Series
-from .choose import SEE_LIST, choose, possible_timepoints, turned_timepoints
+from .choose import SEE_LIST, aborted_timepoints, choose, possible_timepoints, turned_timepoints
 from .find import Unread, find_stacks
 from .geometry import volume_affine
 from .order import Volume, in_order, times_s
@@ -73,7 +73,7 @@ def read_dicom(paths: Sequence[Path], description: str | None = None) -> Series:
             )
     for stack, reason in rejected.items():
         logger.info("Ignored (%s): %s, %d x %d slices", reason, stack.name, stack.timepoints, stack.slices)
-    warnings = possible_timepoints(rejected, chosen) + turned_timepoints(chosen)
+    warnings = possible_timepoints(rejected, chosen) + aborted_timepoints(chosen) + turned_timepoints(chosen)
     for warning in warnings:
         logger.warning("%s", warning)
     if len({stack.source.examination.space for stack in chosen}) > 1:

@@ -120,6 +120,12 @@ def test_the_volume_during_which_a_scan_was_aborted_is_left_out_with_a_warning(t
     assert [f"it has {number} slices instead of 7" in warning for warning in series.warnings] == [True]
 
 
+def test_an_aborted_volume_that_is_selected_is_aligned_with_a_warning(tmp_path):
+    series = read_series(exports.save(dynamic()[:26], tmp_path), description="dyn")
+    assert len(series.frames) == 4 and series.frames[3].data.shape[2] == 5
+    assert ["the last timepoint has 5 slices instead of 7" in warning for warning in series.warnings] == [True]
+
+
 def test_the_list_names_what_is_missing(tmp_path, capsys):
     images = dynamic()
     assert main(["register", str(exports.save(images[:9] + images[10:], tmp_path)), "--list"]) == 2
