@@ -19,7 +19,7 @@ from groupmorph_monai.workflow import literal
 
 SIGNS = [
     "$__import__('pathlib').Path('pwned').touch()", "@weights", "@series", "@none", "%run", "%inference#run", "a#1",
-    "#", "a@#b", "50%#b", "a::b", "$", "_target_", "$import os", "null", "[1, 2]", "~", "{}",
+    "#", "a@#b", "50%#b", "a::b", "$", "_target_", "$import os", "null", "[1, 2]", "a~b", "{}",
 ]  # fmt: skip
 
 
