@@ -14,7 +14,7 @@ from .input_errors import find_input_error
 from .interruptions import exit_code, interruptible
 from .places import check_current_folder
 from .signals import STOPPED
-from .standard_output import tolerant_output
+from .standard_output import discard, tolerant_output
 from .threads import limit_threads
 
 __all__ = ["main", "run_command"]
@@ -100,4 +100,4 @@ def _print_error(message: str) -> None:
     try:
         print(message, file=sys.stderr)
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # otherwise Python fails again at exit
+        discard(sys.stderr)

@@ -53,7 +53,7 @@ def run_demo(output: str, register: Callable[[list[str], str], None]) -> None:
 
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     points_mm = transform_points(phantom["affine"], phantom["landmarks"].double())
-    errors = landmark_errors_mm(points_mm, [_Written(folder, k) for k in range(len(files))])
+    errors = landmark_errors_mm(points_mm, [_read_written(folder, k) for k in range(len(files))])
     metrics, seconds = report["metrics"], report["seconds"]["register"]
     rows = [
         {
@@ -91,15 +91,19 @@ def print_verdict(folder: str | Path) -> None:
 
 
 class _Written(Transform):
-    """Transform of timepoint k as written: a field, and another one for its inverse."""
+    """A field as written, with the field of its inverse."""
 
-    def __init__(self, folder: Path, k: int, names: tuple[str, str] = ("ddf", "inverse_ddf")):
-        self.folder, self.k, self.names = folder, k, names
-        self.field = read_field(folder / f"{names[0]}_{k:02d}.nii.gz")
+    def __init__(self, field: Transform, inverse_field: Transform):
+        self.field, self.inverse_field = field, inverse_field
 
     def __call__(self, points: Tensor) -> Tensor:
         return self.field(points)
 
     @property
     def inverse(self) -> Transform:
-        return _Written(self.folder, self.k, self.names[::-1])
+        return _Written(self.inverse_field, self.field)
+
+
+def _read_written(folder: Path, k: int) -> _Written:
+    """Read the transform of timepoint k."""
+    return _Written(*(read_field(folder / f"{name}_{k:02d}.nii.gz") for name in ("ddf", "inverse_ddf")))

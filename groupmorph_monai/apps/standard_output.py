@@ -7,7 +7,12 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO, cast
 
-__all__ = ["StandardOutput", "tolerant_output"]
+__all__ = ["StandardOutput", "discard", "tolerant_output"]
+
+
+def discard(stream: TextIO) -> None:
+    """Let all that is still written go nowhere: Python flushes the stream again at exit, and would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class StandardOutput:
@@ -36,12 +41,8 @@ class StandardOutput:
             act(*arguments)
         except OSError as error:
             self.error = error
-            self._discard()
-
-    def _discard(self) -> None:
-        """Let the rest go nowhere: Python flushes the stream again at exit."""
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+            with contextlib.suppress(OSError):
+                discard(self.stream)
 
     @property
     def complaint(self) -> str | None:
