@@ -1,21 +1,17 @@
-"""Split slices into volumes, sort them by time, and determine their times."""
+"""Sort volumes by time, and determine their times."""
 
-import math
-from collections import Counter
 from collections.abc import Hashable, Sequence
 
 import numpy as np
 
 from ...errors import InputError
-from .geometry import SAME_PLACE_MM, depth, evenly_spaced
-from .plane import ImageFile, Plane
-from .prospective_motion import follows_patient, is_tilted, volumes_by_shared_attribute
+from .plane import Plane
 
-__all__ = ["Volume", "in_order", "separate_aborted", "split_volumes", "times_s"]
+__all__ = ["LATE", "ORDER", "Volume", "at_the_same_time", "in_order", "times_s"]
 
 Volume = tuple[Plane, ...]  # sorted by depth
 # Volumes are sorted by the first of these keys that differs between all of them.
-_ORDER = (
+ORDER = (
     "temporal offset",
     "acquisition time",
     "trigger time",
@@ -33,235 +29,13 @@ _ORDER = (
     "frame number",
 )
 # Keys that are times. The content time comes late, as it may be the time of the reconstruction.
-_TIMES = (*_ORDER[:5], "temporal resolution", "content time", "series time")
+_TIMES = (*ORDER[:5], "temporal resolution", "content time", "series time")
 # Keys that restart in every series, as the numbers in `_COUNTED` do.
 _SINCE_START = ("temporal offset", "trigger time", "dynamic scan begin", "frame reference time")
 _PHASES = ("phase", "temporal position", "series number")
-_GATED = ("phase", "trigger time", "temporal position")
 _COUNTED = ("acquisition number", "instance number", "dimension index", "frame number")
 # Keys that do not describe the acquisition and differ even between images of one moment.
-_LATE = _ORDER[_ORDER.index("content time") :]
-_CHANCE = 1e-3  # highest probability of cycles at all positions by chance at which a series is called gated
-
-
-def separate_aborted(planes: Sequence[Plane]) -> list[Sequence[Plane]]:
-    """Separate the last volume of a series from the others if it lacks slices, as it does where a scan was aborted.
-
-    Returns:
-        The slices of the complete volumes and those of the last one; all slices unless an attribute shows that these
-        and no others are missing.
-    """
-    positions = _by_position(planes)
-    number = max(len(images) for images in positions)
-    full = [images for images in positions if len(images) == number]
-    if not 1 < len(full) < len(positions) or is_tilted(planes):
-        return [planes]
-    for key in _ORDER:
-        last = max(plane.keys.get(key, -math.inf) for plane in full[0])
-        aborted = [plane for plane in planes if plane.keys.get(key) == last]
-        earlier = [{plane.keys.get(key) for plane in images} - {last} for images in positions]
-        alike = all(values == earlier[0] and len(values) == number - 1 for values in earlier)
-        if alike and len(aborted) == len(full) and len(planes) == len(full) + (number - 1) * len(positions):
-            return [[plane for plane in planes if plane.keys.get(key) != last], aborted]
-    return [planes]
-
-
-def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
-    """Split the slices of a stack into timepoints: the k-th images at all slice positions form volume k.
-
-    As the slices of a volume may be acquired one after the other, only images at the same position are compared: by the
-    first attribute in ``_ORDER`` that differs between them at every position. In a gated scan, whose positions are
-    acquired one after the other, each over whole cycles, acquisition times start anywhere in a cycle, and an attribute
-    in ``_GATED`` comes first.
-
-    If the slices follow the patient, so that positions differ between volumes, an attribute must identify the volumes.
-
-    Returns:
-        The volumes in temporal order, and the attribute.
-
-    Raises:
-        InputError: If slices are missing, or if images at a position cannot be distinguished, or are of several kinds.
-    """
-    positions = _by_position(planes)
-    number = max(len(images) for images in positions)
-    short = [images for images in positions if len(images) < number]
-    if short or is_tilted(planes) or (number == 1 and not evenly_spaced([plane for (plane,) in positions])):
-        if volumes := volumes_by_shared_attribute(planes, _ORDER):
-            return in_order(volumes)
-        if follows_patient(planes):
-            raise InputError(_inseparable(planes))
-    if short:
-        raise InputError(_missing(positions, short, number))
-    if number == 1:
-        return [tuple(plane for (plane,) in positions)], "its one timepoint"
-    return _split_by_key(positions, number)
-
-
-def _split_by_key(positions: Sequence[Sequence[Plane]], number: int) -> tuple[list[Volume], str]:
-    """Sort the ``number`` images at each position by the attribute that distinguishes them.
-
-    Returns:
-        The volumes in temporal order, and the attribute.
-
-    Raises:
-        InputError: If no attribute does, or if the images are of several kinds.
-    """
-    keys = [key for key in _ORDER if all(len({p.keys.get(key) for p in at} - {None}) == number for at in positions)]
-    if not keys:
-        first, second = (plane.file.path for plane in positions[0][:2])
-        raise InputError(
-            f"{first}: expected an acquisition, trigger or content time that differs from {second} at the same "
-            "position, got none; remove one of them if the slice was exported twice"
-        )
-    if keys[0] in _LATE and (label := _shared_label(positions)):
-        raise InputError(_several_kinds(positions[0], label))
-    if keys[0] == "trigger time" and (label := _label_of_volumes(keys, positions)):
-        return _sorted_by(label, positions), label
-    key = _instead_of_acquisition_time(keys, positions) if keys[0] == "acquisition time" else keys[0]
-    return _sorted_by(key, positions), key
-
-
-def _instead_of_acquisition_time(keys: Sequence[str], positions: Sequence[Sequence[Plane]]) -> str:
-    """Choose the attribute that orders the images where acquisition times may not: if the scanner's clock was set
-    during the scan, or if the scan is gated."""
-    volumes = _sorted_by("acquisition time", positions)
-    if {"trigger time", "temporal position"} <= {*keys}:
-        triggered = _sorted_by("trigger time", positions)
-        confirmed = triggered == _sorted_by("temporal position", positions)
-        if confirmed and triggered != volumes and _members(triggered) == _members(volumes):
-            return "trigger time"  # only the order of the volumes differs: the clock was set
-    if not _at_the_same_time(volumes):
-        return "acquisition time"
-    return next((key for key in _GATED if key in keys and _in_cycles(volumes, key)), "acquisition time")
-
-
-def _members(volumes: Sequence[Volume]) -> set[frozenset[ImageFile]]:
-    """Return the images of each volume, whatever the order of the volumes."""
-    return {frozenset(plane.file for plane in volume) for volume in volumes}
-
-
-def _shared_label(positions: Sequence[Sequence[Plane]]) -> str:
-    """Find an attribute of the acquisition that several images share at every position, the same number for each of its
-    values, such as the velocities of one phase.
-
-    Images of a repeated scan share attributes, too, but not all of them: a phase or a time in the cycle, and the time
-    or number of the repetition. CT images of one acquisition are those of a continuous scan.
-
-    Returns:
-        The name of the attribute; an empty string if there is none, or if the images are of a repeated or CT scan.
-    """
-    early = [key for key in _ORDER if key not in _LATE]
-    of_ct = positions[0][0].source.examination.modality == "CT"
-    if of_ct or all(
-        len({tuple(map(plane.keys.get, early)) for plane in images}) == len(images) for images in positions
-    ):
-        return ""
-    for label in early:
-        counts = [Counter(plane.keys.get(label) for plane in images) for images in positions]
-        values = {value for count in counts for value in count}
-        rounded = label == "acquisition time" and None not in values and all(v == int(v) for v in values if v)
-        if None not in values and not rounded and all(len(c) > 1 and len(set(c.values())) == 1 for c in counts):
-            return label
-    return ""
-
-
-def _several_kinds(images: Sequence[Plane], label: str) -> str:
-    first = images[0]
-    number = len(images) // len({plane.keys[label] for plane in images})
-    return (
-        f"{first.file.path}: expected one image for each {label} at a slice position of {first.source.description!r}, "
-        f"got {number} that may be echoes, contrasts or velocities, as the header does not distinguish them; choose "
-        "another series with --series-description, use a folder with the files of one kind, or convert the series to "
-        "NIfTI if all are timepoints"
-    )
-
-
-def _label_of_volumes(keys: Sequence[str], positions: Sequence[Sequence[Plane]]) -> str:
-    """Find what orders the images where trigger times would mix volumes, because they vary by chance: as in triggered
-    perfusion, where they are the delays of the images after their heartbeats.
-
-    Args:
-        keys: attributes that differ between all images at every position, of which trigger time is the first.
-
-    Returns:
-        The name of a number that all slices of a volume share, or else the next of the keys if the trigger times of
-        different volumes overlap; an empty string if trigger times divide the slices in the same way, or run in cycles.
-    """
-    triggered = _sorted_by("trigger time", positions)
-    for label in ("temporal position", "acquisition number", *keys[1:2]):
-        volumes = _sorted_by(label, positions) if label in keys else []
-        shared = all(len({plane.keys[label] for plane in volume}) == 1 for volume in volumes)
-        by_chance = shared or (label == keys[1] and _overlap(triggered, "trigger time"))
-        mixed = _members(volumes) != _members(triggered)
-        if volumes and by_chance and mixed and not _in_cycles(volumes, "trigger time"):
-            return label
-    return ""
-
-
-def _overlap(volumes: Sequence[Volume], key: str) -> bool:
-    """Check whether the values of each volume overlap those of the next: all of them, as the late phases of cycles of
-    different lengths do, too."""
-    values = [[plane.keys[key] for plane in volume] for volume in volumes]
-    return all(max(earlier) >= min(later) for earlier, later in zip(values, values[1:]))
-
-
-def _in_cycles(volumes: Sequence[Volume], key: str) -> bool:
-    """Check whether an attribute runs through one cycle at every position, in the order of acquisition. In other
-    triggered scans, such as T1 maps, it differs by chance."""
-    # Of the (n - 1)! circular orders of n values one is ascending; lgamma(n) is the logarithm of their number.
-    if len(volumes[0]) * math.lgamma(len(volumes)) < -math.log(_CHANCE):
-        return False
-    cycles = ([plane.keys[key] for plane in images] for images in zip(*volumes))
-    return all(sum(a > b for a, b in zip(values, values[1:] + values[:1])) == 1 for values in cycles)
-
-
-def _sorted_by(key: str, positions: Sequence[Sequence[Plane]]) -> list[Volume]:
-    return list(zip(*(sorted(images, key=lambda plane: plane.keys[key]) for images in positions)))
-
-
-def _by_position(planes: Sequence[Plane]) -> list[list[Plane]]:
-    positions: list[list[Plane]] = []
-    for plane in sorted(planes, key=depth):
-        if positions and depth(plane) - depth(positions[-1][0]) < SAME_PLACE_MM:
-            positions[-1].append(plane)
-        else:
-            positions.append([plane])
-    return positions
-
-
-def _inseparable(planes: Sequence[Plane]) -> str:
-    first = planes[0]
-    return (
-        f"{first.file.path}: expected a temporal position, acquisition number or time that the slices of each volume "
-        f"share, as the slices of {first.source.description!r} lie at different positions in every volume, got none "
-        f"that divides its {len(planes)} slices into complete volumes; export the whole series again, or convert it "
-        "to a NIfTI file for each volume"
-    )
-
-
-def _missing(positions: Sequence[Sequence[Plane]], short: Sequence[Sequence[Plane]], number: int) -> str:
-    """Describe which slices are missing, and of which timepoint if this is known, or where there are too many."""
-    usual = {len(images) for images in short}
-    if len(usual) == 1 and 2 * len(short) > len(positions):
-        extra = next(images[-1] for images in positions if len(images) == number)
-        return (
-            f"{extra.file.path}: expected {usual.pop()} images at each of the {len(positions)} slice positions of "
-            f"{extra.source.description!r}, as at most of them, got {number} at {depth(extra):.4g} mm; remove the "
-            "image that was exported twice, or the incomplete timepoint, from the folder"
-        )
-    first, full = short[0][0], next(images for images in positions if len(images) == number)
-    lacking = ""
-    for key in _ORDER:
-        numbers, rest = ({p.keys[key] for p in images if key in p.keys} for images in (full, short[0]))
-        if len(numbers) == number and rest < numbers:
-            timepoint = sorted(numbers).index(min(numbers - rest))
-            lacking = f" (timepoint {timepoint} by its {key})"
-            break
-    return (
-        f"{first.file.path}: expected {number} images at each of the {len(positions)} slice positions of "
-        f"{first.source.description!r}, got {len(short[0])} at {depth(first):.4g} mm{lacking}, and {len(short)} such "
-        "positions; export the series again, or remove the incomplete timepoint from the folder"
-    )
+LATE = ORDER[ORDER.index("content time") :]
 
 
 def _earliest(volumes: Sequence[Volume], key: str) -> list[float] | None:
@@ -294,7 +68,7 @@ def _preferred(volumes: Sequence[Volume], keys: Sequence[str]) -> list[str]:
     """
     if len({_series(volume) for volume in volumes}) == 1:
         return list(keys)
-    if _at_the_same_time(volumes) or (_differs(volumes, "phase") and not _differs(volumes, "acquisition time")):
+    if at_the_same_time(volumes) or (_differs(volumes, "phase") and not _differs(volumes, "acquisition time")):
         return [key for key in keys if key in _PHASES]
     return ["acquisition time", *(key for key in keys if key not in _COUNTED)]
 
@@ -305,7 +79,7 @@ def _differs(volumes: Sequence[Volume], key: str) -> bool:
     return values is not None and len(set(values)) == len(values)
 
 
-def _at_the_same_time(volumes: Sequence[Volume]) -> bool:
+def at_the_same_time(volumes: Sequence[Volume]) -> bool:
     """Check whether volumes begin in the first half of others, like the phases of a gated scan. Consecutive volumes may
     overlap slightly, as times are rounded.
 
@@ -330,7 +104,7 @@ def in_order(volumes: Sequence[Volume]) -> tuple[list[Volume], str]:
         InputError: If two volumes were acquired at the same time and have equal headers.
     """
     _check_no_copies(volumes)
-    for key in _preferred(volumes, _ORDER):
+    for key in _preferred(volumes, ORDER):
         values = _earliest(volumes, key)
         if values is not None and _differs(volumes, key):
             return [volumes[k] for k in np.argsort(values)], key
@@ -361,8 +135,8 @@ def times_s(volumes: Sequence[Volume]) -> tuple[list[float] | None, str]:
     Returns:
         Times (None if unknown), and the name of the attribute.
     """
-    reconstructed = _at_the_same_time(volumes)
-    keys = [key for key in _TIMES if not (reconstructed and key in _LATE)]
+    reconstructed = at_the_same_time(volumes)
+    keys = [key for key in _TIMES if not (reconstructed and key in LATE)]
     rising = {key: values for key in _preferred(volumes, keys) if (values := _rising(volumes, key))}
     if not rising:
         return _repetitions(volumes)

@@ -11,9 +11,10 @@ import numpy as np
 
 from ...errors import InputError
 from .geometry import SAME_PLACE_MM, depth, evenly_spaced
-from .order import Volume, separate_aborted, split_volumes
+from .order import Volume
 from .plane import PROTOCOL, Plane, Source
 from .prospective_motion import gaps_mm, may_show_same_anatomy, slices_at_a_place
+from .split import separate_aborted, split_volumes
 
 __all__ = ["Stack", "make_stacks"]
 
