@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -10,7 +11,9 @@ from ..space.chunks import total
 from ..space.cosine_transform import CosineTransform
 from .evidence import Quadratic
 
-__all__ = ["LikeliestWeights", "Precision"]
+__all__ = ["INDEPENDENT_SHARE", "FreeLinearPrecision", "LikeliestWeights", "Precision"]
+
+INDEPENDENT_SHARE = 0.2  # fraction of voxels that are independent, as noise is spatially correlated
 
 _WEIGHT_STEPS = 20  # number of fixed-point iterations
 _LARGEST_WEIGHT = 30  # maximum factor on the prior's own weights; without motion, the likeliest weight is infinite
@@ -24,41 +27,26 @@ def _exact_dtype(device: torch.device) -> torch.dtype:
 class Precision:
     """Precision Lambda of fields in cosine coordinates: the weighted sum of a prior's terms.
 
-    Linear fields have no second differences, but cosine coordinates continue them by reflection, which has a kink at
-    the border and thus a cost. With ``linear_is_free``, linear fields are integrated out under a flat prior, which
-    leaves ``sqrt(Lambda) P sqrt(Lambda)``, where P projects out ``sqrt(Lambda)`` times the linear fields. Errors of a
-    preceding affine alignment are then corrected at no cost, for any weights.
-
     Args:
         terms: eigenvalues of each term of the prior at weight 1, ``(*S)``.
         weights: weights of the terms.
-        linear_is_free: put no cost on linear fields.
     """
 
-    def __init__(self, terms: Sequence[Tensor], weights: Sequence[float | Tensor], linear_is_free: bool):
-        self.terms, self.weights, self.linear_is_free = terms, weights, linear_is_free
+    def __init__(self, terms: Sequence[Tensor], weights: Sequence[float | Tensor]):
+        self.terms, self.weights = terms, weights
         self.spectrum = total(w * t for w, t in zip(weights, terms))
-        self._root, self._linear = self.spectrum.sqrt(), []
-        if linear_is_free:
-            for axis, n in enumerate(self.spectrum.shape):
-                indices = torch.arange(n, dtype=self.spectrum.dtype, device=self.spectrum.device) - (n - 1) / 2
-                ramp = CosineTransform((n,), self.spectrum)(indices)
-                ramp = self._line(self._root, axis) * ramp
-                self._linear.append(ramp / ramp.norm().clamp_min(1e-30))
+        self._root = self.spectrum.sqrt()
 
-    def exact(self) -> "Precision":
+    def exact(self) -> Self:
         """Return this precision in `_exact_dtype`."""
-        terms = [term.to(_exact_dtype(term.device)) for term in self.terms]
-        return Precision(terms, self.weights, self.linear_is_free)
+        return type(self)([term.to(_exact_dtype(term.device)) for term in self.terms], self.weights)
 
-    def _line(self, x: Tensor, axis: int) -> Tensor:
-        """Return a view of the coefficients ``(..., n)`` of fields that vary along this axis only."""
-        return x[(..., *[slice(None) if a == axis else 0 for a in range(self.spectrum.dim())])]
+    def with_weights(self, weights: Sequence[float | Tensor]) -> Self:
+        """Return the precision of the same terms with other weights."""
+        return type(self)(self.terms, weights)
 
     def _project(self, x: Tensor) -> Tensor:
-        for axis, direction in enumerate(self._linear):
-            line = self._line(x, axis)
-            line -= (line @ direction).unsqueeze(-1) * direction
+        """Remove the component without cost from ``x``, which may be overwritten."""
         return x
 
     def root(self, x: Tensor) -> Tensor:
@@ -78,6 +66,38 @@ class Precision:
         return self._project(self._root * x) / self._root.clamp_min(1e-30)
 
 
+class FreeLinearPrecision(Precision):
+    """Precision under which linear fields have no energy, for any weights, so that errors of a preceding affine
+    alignment are corrected at no cost.
+
+    Linear fields have no second differences, but cosine coordinates continue them by reflection, which has a kink at
+    the border and thus a cost. Integrating them out under a flat prior leaves ``sqrt(Lambda) P sqrt(Lambda)``, where P
+    projects out ``sqrt(Lambda)`` times the linear fields.
+
+    Args:
+        terms, weights: as for `Precision`.
+    """
+
+    def __init__(self, terms: Sequence[Tensor], weights: Sequence[float | Tensor]):
+        super().__init__(terms, weights)
+        self._linear = []
+        for axis, n in enumerate(self.spectrum.shape):
+            indices = torch.arange(n, dtype=self.spectrum.dtype, device=self.spectrum.device) - (n - 1) / 2
+            ramp = CosineTransform((n,), self.spectrum)(indices)
+            ramp = self._line(self._root, axis) * ramp
+            self._linear.append(ramp / ramp.norm().clamp_min(1e-30))
+
+    def _line(self, x: Tensor, axis: int) -> Tensor:
+        """Return a view of the coefficients ``(..., n)`` of fields that vary along this axis only."""
+        return x[(..., *[slice(None) if a == axis else 0 for a in range(self.spectrum.dim())])]
+
+    def _project(self, x: Tensor) -> Tensor:
+        for axis, direction in enumerate(self._linear):
+            line = self._line(x, axis)
+            line -= (line @ direction).unsqueeze(-1) * direction
+        return x
+
+
 @dataclass(frozen=True)
 class LikeliestWeights:
     """Estimate the weights of a prior's terms from a series, by maximising the evidence at z (MacKay 1992): ``weight =
@@ -90,7 +110,7 @@ class LikeliestWeights:
             and preserve the volume of lesions better.
     """
 
-    independent_share: float = 0.2
+    independent_share: float = INDEPENDENT_SHARE
     factor: float = 1.0
 
     def __post_init__(self) -> None:
@@ -125,4 +145,4 @@ class LikeliestWeights:
             free = (z.shape[0] - 1) * z.shape[1] * share / total(terms).clamp_min(1e-30)
             determined = torch.stack([(term * free).sum() for term in terms]).to(exact)
             weights = (determined / energies).clamp(1 / _LARGEST_WEIGHT, _LARGEST_WEIGHT).unbind()
-        return Precision(precision.terms, [self.factor * weight for weight in weights], precision.linear_is_free)
+        return precision.with_weights([self.factor * weight for weight in weights])

@@ -15,7 +15,7 @@ from ..space.field import Field
 from .conjugate_gradients import ascent, solve
 from .evidence import EVERYWHERE, Evidence, Level, Pieces, Quadratic
 from .posterior_draws import posterior_draws
-from .precision import LikeliestWeights, Precision
+from .precision import FreeLinearPrecision, LikeliestWeights, Precision
 from .schedule import Schedule, Stage
 from .static_regions import StaticRegions
 from .trust_region import TrustRegion, take_step
@@ -245,7 +245,8 @@ class Refinement:
     def _precision(self, pieces: Pieces, z: Field, weights: Weights | None = None) -> Precision:
         """Compute the prior's precision of the shared velocity, which is the sum over the T velocities."""
         terms = [pieces.count * t.to(z.values) for t in self.prior.terms(z.values.shape[3:], z.step)]
-        return Precision(terms, weights or [1.0] * len(terms), self.prior.linear_is_free)
+        kind = FreeLinearPrecision if self.prior.linear_is_free else Precision
+        return kind(terms, weights or [1.0] * len(terms))
 
     def _adapted(self, precision: Precision, z: Field, model: Quadratic) -> Precision:
         """Re-estimate the weights of the prior's terms at z on the finest lattice, for both steps and draws."""

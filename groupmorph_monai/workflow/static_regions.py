@@ -13,12 +13,12 @@ from torch import Tensor
 from ..space.field import Field
 from ..space.filters import gaussian_filter
 from .evidence import Level
+from .precision import INDEPENDENT_SHARE
 
 __all__ = ["StaticRegions"]
 
 # Minimum share of a window's weight on voxels with evidence, so that a few voxels do not decide.
 _LEAST_NEIGHBOURHOOD_SHARE = 0.1
-_INDEPENDENT_SHARE = 0.2  # fraction of voxels that are independent, as in `LikeliestWeights`
 # Tissue slides along a static hypothesis if it moved by more than this distance, in voxels of the images, and if it is
 # at least this share of the tissue: 32 % or more for breaths of 15 to 30 mm, at most 1.2 % for a patient who moved as a
 # whole by 3 mm. Over shorter distances a smooth update suffices, and a hypothesis is likelier by chance.
@@ -91,7 +91,7 @@ class StaticRegions:
         ``nats``, exceeds the logarithm of the number of places where such a region may occur by chance: where z is not
         refined yet, some hypothesis is likelier somewhere."""
         regions, number = label(is_static[0, 0].cpu().numpy())
-        gains = _INDEPENDENT_SHARE * np.bincount(regions.ravel(), nats.flatten().cpu().numpy(), number + 1)
+        gains = INDEPENDENT_SHARE * np.bincount(regions.ravel(), nats.flatten().cpu().numpy(), number + 1)
         return torch.from_numpy(gains[regions] > math.log(regions.size)).to(is_static.device)
 
     def _neighbourhood_mean(self, values: Tensor, counts: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from groupmorph_monai.space.cosine_transform import CosineTransform
 from groupmorph_monai.space.filters import gaussian_filter, gradient, window_mean
 from groupmorph_monai.space.lattice import restrict
 from groupmorph_monai.space.smoothing import MultiGaussian
-from groupmorph_monai.workflow.precision import Precision
+from groupmorph_monai.workflow.precision import FreeLinearPrecision
 
 
 class _TransposedByAutograd(LinearOperatorContract):
@@ -89,13 +89,13 @@ class TestMultiGaussian(_Symmetric):
         return dctn(MultiGaussian().spectrum(self.domain).numpy() * dctn(x, norm="ortho"), norm="ortho", type=3)
 
 
-class TestPrecision(_Symmetric):
+class TestFreeLinearPrecision(_Symmetric):
     """With linear fields integrated out, by NumPy's dense matrices."""
 
     prior, weights = FluidPrior(0, 0, 0.5, 2.0), (1.0, 3.0)
 
     def apply(self, x):
-        return Precision(self.prior.terms(self.domain), self.weights, True).product(x)
+        return FreeLinearPrecision(self.prior.terms(self.domain), self.weights).product(x)
 
     def oracle(self, x):
         spectrum = sum(w * t.numpy() for w, t in zip(self.weights, self.prior.terms(self.domain))).ravel()
