@@ -78,23 +78,11 @@ def process_series(job: Job) -> Status:
 
 
 def publish(folder: Path, status: Status, target: Path) -> None:
-    """Move a complete folder to ``target``, or exchange it for an earlier one.
-
-    Where the file system cannot exchange folders, neither is at ``target`` between the two renames.
-    """
-    from ...data.writing.replacement import exchange, sync
+    """Add ``status`` to a complete folder and move it to ``target``, or exchange it for an earlier one."""
+    from ...data.writing.replacement import replace_folder
 
     write_status(folder, status)
-    sync(*folder.rglob("*"), folder)
-    target.parent.mkdir(exist_ok=True)
-    try:
-        exchange(folder, target)
-    except OSError:
-        with tempfile.TemporaryDirectory(dir=folder.parent) as earlier:
-            if target.exists():
-                os.rename(target, Path(earlier) / target.name)
-            os.rename(folder, target)
-    sync(target.parent)
+    replace_folder(folder, target)
 
 
 def _attempt(job: Job, folder: Path) -> Status:

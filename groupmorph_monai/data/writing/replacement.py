@@ -1,4 +1,4 @@
-"""Replace an earlier result by a new one, so that a kill at any moment leaves one of them complete.
+"""Replace an earlier result with a new one, so that a kill at any moment leaves one of them complete.
 
 The new result is complete in a staging folder before the replacement starts. A single file replaces its predecessor by
 a rename. Several files do so by one system call, which exchanges the output folder for the staging folder; files of the
@@ -31,10 +31,10 @@ __all__ = [
     "check_names",
     "check_ownership",
     "clean",
-    "exchange",
     "journals",
     "make_staging",
     "put_in_place",
+    "replace_folder",
     "sync",
     "to_be_replaced",
 ]
@@ -106,7 +106,7 @@ def _entries(folder: Path, prefix: str) -> list[Path]:
 
 
 def put_in_place(staging: Path, folder: Path, stale: Iterable[str] = ()) -> None:
-    """Replace the result in ``folder`` by that in ``staging``, after flushing its files to the disk.
+    """Replace the result in ``folder`` with that in ``staging``, after flushing its files to the disk.
 
     Args:
         stale: names of files and folders of the earlier result; those that are not replaced are removed.
@@ -122,6 +122,23 @@ def put_in_place(staging: Path, folder: Path, stale: Iterable[str] = ()) -> None
         sync(folder)
     elif not _exchanged(staging, folder, names | stale):
         _journal(staging, folder, stale)
+
+
+def replace_folder(staging: Path, folder: Path) -> None:
+    """Move ``staging`` to ``folder``, or exchange it for an earlier one, after flushing its files to the disk.
+
+    Where the file system cannot exchange folders, neither is at ``folder`` between the two renames.
+    """
+    sync(*staging.rglob("*"), staging)
+    folder.parent.mkdir(exist_ok=True)
+    try:
+        _exchange(staging, folder)
+    except OSError:
+        with tempfile.TemporaryDirectory(dir=staging.parent) as earlier:
+            if folder.exists():
+                os.rename(folder, Path(earlier) / folder.name)
+            os.rename(staging, folder)
+    sync(folder.parent)
 
 
 def check_names(folder: Path, names: Iterable[str]) -> None:
@@ -177,7 +194,7 @@ def _exchanged(staging: Path, folder: Path, replaced: set[str]) -> bool:
             os.link(entry.path, staging / entry.name, follow_symlinks=False)
         _take_permissions(staging, folder)
         sync(staging)
-        exchange(staging, folder)
+        _exchange(staging, folder)
     except OSError:
         for entry in unrelated:
             (staging / entry.name).unlink(missing_ok=True)
@@ -202,7 +219,7 @@ def _take_permissions(staging: Path, folder: Path) -> None:
     shutil.copystat(folder, staging)
 
 
-def exchange(one: Path, other: Path) -> None:
+def _exchange(one: Path, other: Path) -> None:
     """Exchange the names of two folders atomically.
 
     Raises:

@@ -1,4 +1,5 @@
-"""A result appears whole or not at all, whenever a run is killed, whatever fails, whatever else is in the folder."""
+"""A result is written completely or not at all, whenever a run is killed or fails, whatever else the folder
+contains."""
 
 import errno
 import json
@@ -48,7 +49,7 @@ def hidden(folder):
 
 @pytest.fixture(params=["exchanged", "moved in"])
 def folder(request, tmp_path, monkeypatch):
-    """An earlier result beside a file of the user's. It is replaced in either of two ways."""
+    """Make a folder with an earlier result and a file of the user, which is replaced in either of two ways."""
     folder = tmp_path / "out"
     write(folder, OLD)
     (folder / "notes.txt").write_text("mine", encoding="utf-8")
@@ -64,7 +65,7 @@ def interrupted(first):
 
 
 def check_next_run(folder):
-    """Whatever a dead run has left, the next one writes its result and leaves nothing else."""
+    """Check that the next run after a killed one writes its result and removes all leftovers."""
     write(folder, NEW, STALE)
     assert result_in(folder) == NEW and (folder / "notes.txt").read_text(encoding="utf-8") == "mine"
     assert hidden(folder) == []
@@ -73,7 +74,7 @@ def check_next_run(folder):
 
 
 def complete(folder):
-    """A folder that is exchanged holds one result whole; where files are moved in, a whole one alone has a report."""
+    """Check that a folder contains one complete result; while files are moved, only a complete one has a report."""
     content = result_in(folder)
     return content in (OLD, NEW) or ((folder / "series").exists() and "report.json" not in content)
 
@@ -89,7 +90,7 @@ def test_a_kill_or_a_disk_that_fails_from_any_change_on_leaves_one_result_whole(
         ends.append(end)
         assert complete(folder), f"call {len(ends)}: {result_in(folder)}"
         assert (folder / "notes.txt").read_text(encoding="utf-8") == "mine"
-        if len(ends) % 4 == 0:  # now and then, so that leftovers of several runs meet as well
+        if len(ends) % 4 == 0:  # only sometimes, so that leftovers of several runs accumulate
             check_next_run(folder)
             write(folder, OLD)
     assert len(ends) > 20 and {*ends} == {0, failed}
@@ -122,7 +123,7 @@ def test_an_interruption_at_any_change_leaves_one_file_whole_and_no_leftovers(tm
 
 
 def until_exit(act):
-    """Run ``act`` and what follows it in a command: folders are released after it, and again at exit."""
+    """Run ``act`` as a command does: folders are released after it, and again at exit."""
     try:
         act()
         release_all()
@@ -149,7 +150,7 @@ def test_the_result_replaces_the_whole_earlier_one_and_keeps_what_is_not_its_own
 
 
 def test_a_folder_with_no_sub_folders_is_exchanged(tmp_path):
-    """Else the tests above would say nothing of that way."""
+    """Otherwise the tests above would not cover the exchange."""
     write(tmp_path / "out", OLD)
     before = (tmp_path / "out").stat().st_ino
     write(tmp_path / "out", NEW, STALE)
@@ -175,7 +176,7 @@ def test_where_folders_cannot_be_exchanged_files_are_moved_in(folder, monkeypatc
     def fail(*_, **options):
         raise OSError(errno.EINVAL, "Invalid argument")
 
-    for name in ("link", "exchange"):
+    for name in ("link", "_exchange"):
         with monkeypatch.context() as patch:
             patch.setattr(*((os, name) if name == "link" else (replacement, name)), fail)
             check_next_run(folder)
@@ -214,12 +215,12 @@ def test_several_writers_make_one_result(tmp_path):
         write(staging, {"a.txt": "a"})
         assert os.listdir(staging) == ["a.txt"] and result_in(tmp_path / "out") == {}
         raise RuntimeError
-    assert not (tmp_path / "out").exists()  # it was made for nothing
+    assert not (tmp_path / "out").exists()  # it was created in vain
 
 
 def test_one_run_at_a_time(tmp_path):
     def second():
-        output_folder._claims.clear()  # as in a process of its own
+        output_folder._claims.clear()  # as in a separate process
         claim(tmp_path)
 
     claim(tmp_path)
@@ -329,14 +330,14 @@ def test_a_folder_that_is_to_be_removed_holds_no_input_at_any_depth(tmp_path):
     image.write_text("scan", encoding="utf-8")
     (tmp_path / "link").symlink_to(tmp_path / "dicom")
     for path in (tmp_path / "dicom", image.parent, image, tmp_path / "link", tmp_path / "link" / "series" / "1.dcm"):
-        check_contains_no_input(tmp_path, [path])  # a folder of the user's stays
+        check_contains_no_input(tmp_path, [path])  # a folder of the user is kept
         with pytest.raises(InputError, match="expected an output folder that holds no input"):
             check_contains_no_input(tmp_path, [path], ["mean.nii.gz", "dicom"])
 
 
 @pytest.mark.parametrize("replaced", [True, False])
 def test_a_result_that_a_killed_run_was_moving_in_holds_no_input_either(tmp_path, replaced):
-    """Its report is gone, and with it the list of what the next run replaces, such as the folder of DICOM."""
+    """Its report was removed, which listed the files and folders to replace, such as the folder of DICOM."""
     folder = tmp_path / "out"
 
     def write_with_dicom(dicom, stale=()):
