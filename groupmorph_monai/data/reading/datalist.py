@@ -22,6 +22,7 @@ __all__ = ["heart_items", "phantom_items", "series_items"]
 
 logger = logging.getLogger(__name__)
 Item = dict[str, Any]  # files of one series, or arguments of a phantom, by the keys of `LoadSeriesd` or `MakePhantomd`
+Files = tuple[tuple[str, ...], ...]  # paths of each kind of file of one series
 _FILES_4D = (".nii", ".nii.gz")
 SPLITS = ("training", "validation")
 _FILES = ("image", "landmarks", "labels")
@@ -127,7 +128,7 @@ def _scan(
         item = {"image": str(path), "name": path.name}
         landmarks = _landmarks(path, description) if path.is_dir() else []
         items.append({**item, "landmarks": landmarks} if landmarks else item)
-    _check_repeats(items, folder)
+    _check_unique({"all": items}, folder)
     if held_out:
         chosen = [item for item in items if item["name"] == held_out]
         if not chosen:
@@ -165,9 +166,7 @@ def _read_list(listed: Path) -> dict[str, list[Item]]:
     entries = {name: _checked_entries(content.get(name, []), name, listed) for name in SPLITS}
     items = {name: [_resolve(entry, listed) for entry in entries[name]] for name in SPLITS}
     _number(item for name in SPLITS for entry, item in zip(entries[name], items[name]) if "name" not in entry)
-    for series in items.values():
-        _check_repeats(series, listed)
-    _check_names([item for series in items.values() for item in series], listed)
+    _check_unique(items, listed)
     validation = [item["image"] for item in items["validation"]]
     if shared := [item["name"] for item in items["training"] if item["image"] in validation]:
         logger.warning("%s: %s listed for training and validation, so validation is biased", listed, ", ".join(shared))
@@ -204,29 +203,41 @@ def _of_split(items: Mapping[str, Sequence[Item]], split: str | None) -> list[It
     return list({_files(item): item for name in SPLITS if split in (None, name) for item in items[name]}.values())
 
 
-def _files(item: Item) -> tuple[tuple[str, ...], ...]:
+def _files(item: Item) -> Files:
     """List the files of an item, with links resolved: its scans or its folder, its landmarks and its label maps."""
     values = (item.get(key, []) for key in _FILES)
     return tuple(tuple(map(os.path.realpath, [value] if isinstance(value, str) else value)) for value in values)
 
 
-def _check_repeats(items: Sequence[Item], source: Path) -> None:
-    """Refuse a series that would be counted twice, and one point file or label map for two timepoints."""
-    names: dict[tuple[tuple[str, ...], ...], str] = {}
-    for item in items:
-        files = _files(item)
-        if files in names:
-            raise InputError(
-                f"{source}: expected every series once, got {names[files]} and {item['name']} with the same files; "
-                "remove one"
-            )
-        names[files] = item["name"]
-        for key, paths in zip(_FILES[1:], files[1:]):
-            if repeated := [path for path in paths if paths.count(path) > 1]:
+def _check_unique(items: Mapping[str, Sequence[Item]], source: Path) -> None:
+    """Refuse a series that occurs twice in a split, two series of one name, which a table of results could not tell
+    apart, and a point file or label map that serves two timepoints."""
+    all_files: dict[str, Files] = {}  # by name
+    for series in items.values():
+        names: dict[Files, str] = {}
+        for item in series:
+            name, files = item["name"], _files(item)
+            if files in names:
                 raise InputError(
-                    f"{source}: expected {key} of {item['name']} with one file per timepoint, got {repeated[0]} twice; "
-                    "correct them"
+                    f"{source}: expected every series once, got {names[files]} and {name} with the same files; "
+                    "remove one"
                 )
+            if all_files.setdefault(name, files) != files:
+                raise InputError(
+                    f"{source}: expected series of different names, got two of the name {name!r}; give each a "
+                    '"name" of its own'
+                )
+            _check_one_per_timepoint(item, source)
+            names[files] = name
+
+
+def _check_one_per_timepoint(item: Item, source: Path) -> None:
+    for key, paths in zip(_FILES[1:], _files(item)[1:]):
+        if repeated := [path for path in paths if paths.count(path) > 1]:
+            raise InputError(
+                f"{source}: expected {key} of {item['name']} with one file per timepoint, got {repeated[0]} twice; "
+                "correct them"
+            )
 
 
 def _may_exist(path: str) -> bool:
@@ -248,24 +259,12 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _number(items: Iterable[Item]) -> None:
     """Number series of one default name from the second one on, such as pairs that share their first scan."""
-    numbers: defaultdict[str, dict[tuple[tuple[str, ...], ...], int]] = defaultdict(dict)  # by name and files
+    numbers: defaultdict[str, dict[Files, int]] = defaultdict(dict)  # by name and files
     for item in items:
         alike = numbers[item["name"]]
         number = alike.setdefault(_files(item), len(alike) + 1)
         if number > 1:
             item["name"] += f" {number}"
-
-
-def _check_names(items: Sequence[Item], listed: Path) -> None:
-    """Refuse two series of one name, which a table of results could not tell apart."""
-    names: dict[str, tuple[tuple[str, ...], ...]] = {}
-    for item in items:
-        files = _files(item)
-        if names.setdefault(item["name"], files) != files:
-            raise InputError(
-                f"{listed}: expected series of different names, got two of the name {item['name']!r}; give each a "
-                '"name" of its own'
-            )
 
 
 def _check_splits(content: Mapping[str, object], listed: Path) -> None:
