@@ -8,13 +8,13 @@ import torch
 from scipy.linalg import logm
 from torch import Tensor
 
+from ..data.preprocessing.intensities import NOISE_VARIANCE
 from ..space.filters import gradient, window_mean
 from ..space.grid import Grid
 
 __all__ = ["WINDOW_RADIUS", "affine_generators", "affine_steps", "centred_maps", "logarithms", "regress"]
 
 WINDOW_RADIUS = 2  # voxels; 5 x 5 x 5 voxels determine the correlations between scans
-_NOISE = 0.02**2  # variance of noise, for intensities in [0, 1], below which contrast is ignored
 _LONGEST_STEP = 3.0  # voxels; maximum motion of a corner, up to which the linear model holds
 _KARCHER_STEPS = 50  # maximum number of steps to the mean of maps; a few suffice
 
@@ -62,7 +62,7 @@ def regress(volumes: Tensor, measured: Tensor, predicted: Sequence[int]) -> Regr
     """
     share = _mean(measured).clamp_min(1e-3)
     local_mean = _mean(volumes * measured) / share
-    variance = (_mean(volumes.square() * measured) / share - local_mean.square()).clamp_min(0) + _NOISE
+    variance = (_mean(volumes.square() * measured) / share - local_mean.square()).clamp_min(0) + NOISE_VARIANCE
     normal = (volumes - local_mean) * variance.rsqrt() * measured
     parts, correlations = [], []
     for k, correlation in zip(predicted, _local_correlations(normal, measured, predicted)):
@@ -72,7 +72,7 @@ def regress(volumes: Tensor, measured: Tensor, predicted: Sequence[int]) -> Regr
         moments = _mean(torch.stack([counts, normal[k].square() * counts, guide.square(), guide * normal[k]]))
         own_variance, guide_variance, covariance = moments[1:] / moments[:1].clamp_min(1e-3)
         counts = counts * (moments[0] > 0.5)
-        noise = _NOISE / variance[k]
+        noise = NOISE_VARIANCE / variance[k]
         gain = covariance / (guide_variance + 1e-3)
         unexplained = (own_variance - gain * covariance).clamp_min(0) + noise
         value = -0.5 * torch.log(unexplained / (own_variance + noise))

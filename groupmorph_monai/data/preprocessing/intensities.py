@@ -1,4 +1,4 @@
-"""Range of the intensities that a scan shows."""
+"""Range and noise of the intensities of a scan."""
 
 import math
 from collections.abc import Sequence
@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-__all__ = ["intensity_range", "scaled_to_range"]
+__all__ = ["NOISE_VARIANCE", "intensity_range", "scaled_to_range"]
 
+NOISE_VARIANCE = 0.02**2  # variance in a window below which contrast is ignored, intensities in [0, 1]
 _BACKGROUND_SHARE = 0.01  # share of voxels with the lowest value above which they count as background
 
 

@@ -15,6 +15,7 @@ from torch.nn.functional import avg_pool3d
 from ...space.chunks import total
 from ...space.filters import valid_mean, window_moments, window_normalise
 from ..storage import IN_MEMORY, Storage
+from .intensities import NOISE_VARIANCE
 
 __all__ = ["MatchContrastd", "intensity_curves"]
 
@@ -22,7 +23,6 @@ logger = logging.getLogger(__name__)
 
 _LONGEST_SIDE = 64  # voxels of the coarse grid on which contrasts are compared
 _RADIUS = 2  # voxels of the coarse grid; windows in which contrasts are compared
-_NOISE = 0.02**2  # variance below which contrast is ignored, intensities in [0, 1]
 _LEAST_STRUCTURE = 0.05  # minimum standard deviation in a window
 _MIXED = 0.2  # share of inverted structure above which contrasts differ: up to 0.07 in one contrast, 0.35 if mixed
 _MOST_COMPARED = 16  # maximum number of timepoints compared in pairs, spread evenly over the series
@@ -93,7 +93,7 @@ def intensity_curves(volume: Callable[[int], tuple[Tensor, Tensor]], timepoints:
     compared = range(0, timepoints, -(-timepoints // _MOST_COMPARED))
     coarse = {k: volume(k) for k in compared}
     values, masks = (torch.cat(part) for part in zip(*coarse.values()))
-    normalised = window_normalise(values, _RADIUS, _NOISE, masks) * masks
+    normalised = window_normalise(values, _RADIUS, NOISE_VARIANCE, masks) * masks
     majority = _majority(values, normalised, masks)
     curves = {}
     for k in range(timepoints):
@@ -131,7 +131,7 @@ def _inverted_share(volume: Tensor, guide: Tensor, both: Tensor) -> float:
     correlation rho is negative, weighted by ``-log(1 - rho^2) / 2``; 0 without common structure."""
     (mean, variance), (guide_mean, guide_variance) = (window_moments(x, _RADIUS, both) for x in (volume, guide))
     covariance = valid_mean(volume * guide, _RADIUS, both) - mean * guide_mean
-    correlation = covariance * ((variance + _NOISE) * (guide_variance + 1e-3)).rsqrt()
+    correlation = covariance * ((variance + NOISE_VARIANCE) * (guide_variance + 1e-3)).rsqrt()
     nats = -0.5 * torch.log1p(-correlation.square().clamp_max(0.999)) * both * (variance > _LEAST_STRUCTURE**2)
     return float(nats[correlation < 0].sum() / nats.sum().clamp_min(1e-6))
 
