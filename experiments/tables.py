@@ -34,7 +34,7 @@ def _table(name: str) -> str:
 
 
 def page_with_tables(text: str) -> str:
-    """Replace every marked table of a page by the one in ``measured``."""
+    """Replace every marked table of a page with the one in ``measured``."""
     return _MARKER.sub(lambda match: f"{match[1]}{_table(match[2])}\n", text)
 
 

@@ -26,7 +26,7 @@ NARROW = {"encoder_channels": [3, 4, 5, 6], "features": [2, 3, 3, 3], "hidden_ch
 
 
 def network_settings(arguments):
-    """Settings that replace arguments of the config's network."""
+    """Make settings that replace arguments of the config's network."""
     return {f"network_def#{name}": value for name, value in arguments.items()}
 
 
@@ -40,19 +40,19 @@ def run_config(run_id, *names, **options):
 
 
 def read_scalars(folder, name):
-    """Steps and values of a curve that a training has written for TensorBoard."""
+    """Read the steps and values of a TensorBoard curve."""
     events = EventAccumulator(str(folder / "tensorboard")).Reload().Scalars(name)
     return [event.step for event in events], [event.value for event in events]
 
 
 def last_weights(folder):
-    """Weights of a training's last checkpoint."""
+    """Load the weights of the last checkpoint of a training."""
     return torch.load(max(folder.glob("checkpoint_epoch=*.pt")), weights_only=True)["network"]
 
 
 def distances_mm(phantom, folder, number=3):
-    """Mean distance of the landmarks of the other timepoints from those of the first: as they are, and carried there by
-    the written fields."""
+    """Compute the mean distance of the landmarks of the other timepoints from those of the first, before and after
+    mapping them there by the written fields."""
     points = list(with_landmarks_mm(phantom)["landmarks_mm"].numpy()[:number])
     common = [apply_field_to_points(folder / f"inverse_ddf_0{k}.nii.gz", p) for k, p in enumerate(points)]
     carried = apply_field_to_points(folder / "ddf_00.nii.gz", np.concatenate(common[1:]))

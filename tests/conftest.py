@@ -27,14 +27,14 @@ def no_handler_of_a_closed_stream():
 
 @pytest.fixture
 def no_pictures(monkeypatch):
-    """Leave out ``report.png`` and ``report.html``, which take a second, where nobody looks at them."""
+    """Skip ``report.png`` and ``report.html``, which take a second, in tests that do not read them."""
     for name in ("draw_report", "write_page"):
         monkeypatch.setattr(output, name, lambda *arguments, **options: None)
 
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    """Measure methods in a thread of this process: another process takes seconds to import PyTorch."""
+    """Measure methods in a thread of this process, as a new process needs seconds to import PyTorch."""
     pool = "groupmorph_monai.benchmarks.compare.ProcessPoolExecutor"
     monkeypatch.setattr(pool, lambda workers, mp_context: ThreadPoolExecutor(workers))
 
@@ -53,7 +53,7 @@ def phantom():
 
 @pytest.fixture(scope="session")
 def save_series():
-    """Function that writes a phantom as 3D NIfTI files with landmarks beside them, and returns the images' names."""
+    """Return a function that writes a phantom as 3D NIfTI files and landmarks, and returns the names of the images."""
 
     def save(phantom, folder):
         files, affine = [], phantom["affine"].numpy()
@@ -69,5 +69,5 @@ def save_series():
 
 @pytest.fixture(scope="session")
 def series(phantom, save_series, tmp_path_factory):
-    """Six 3D NIfTI files of one phantom."""
+    """Write a phantom as six 3D NIfTI files."""
     return save_series(phantom, tmp_path_factory.mktemp("series"))

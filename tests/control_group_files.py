@@ -1,4 +1,4 @@
-"""Files of a control group, as Linux shows them."""
+"""Files of a control group, in Linux's format."""
 
 
 def write_group(folder, **files):

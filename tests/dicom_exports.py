@@ -1,5 +1,5 @@
-"""Scanner exports made from a small series: how Siemens, GE, Philips and United Imaging tell time and scale, classic
-and enhanced.
+"""Scanner exports of a small series, with the times and scales of Siemens, GE, Philips and United Imaging, classic and
+enhanced.
 
 Every function returns data sets that `save` writes under names that tell nothing.
 """
@@ -30,7 +30,7 @@ def volumes(timepoints: int = 4, seed: int = 5) -> np.ndarray:
 
 
 def assert_aligned(series: Series, data: np.ndarray) -> None:
-    """The timepoints of a series are these volumes."""
+    """Check that the timepoints of a series are these volumes."""
     np.testing.assert_array_equal(np.stack([frame.data for frame in series.frames]), data)
 
 
@@ -49,7 +49,7 @@ def examination(**attributes: object) -> Dataset:
 def classic(
     shared: Dataset, volume: np.ndarray, affine: np.ndarray, sop_class: str = MR, **attributes: object
 ) -> list[Dataset]:
-    """One image per slice of a volume ``(i, j, k)`` of integers, with ``affine`` voxel to RAS mm."""
+    """Make one image per slice of a volume ``(i, j, k)`` of integers, with ``affine`` from voxels to RAS mm."""
     uid, images = attributes.pop("SeriesInstanceUID", generate_uid()), []
     for k in range(volume.shape[2]):
         image = _data_set(shared, sop_class, volume[:, :, k].T)
@@ -64,7 +64,7 @@ def classic(
 
 
 def refused(path: Path, *parts: str, description: str | None = None) -> str:
-    """Return the one line by which a study is refused, which has these parts."""
+    """Check that a study is refused in one line with these parts, and return it."""
     try:
         read_series(path, description=description)
     except InputError as error:
@@ -84,7 +84,7 @@ def one_series(
     shared: Dataset | None = None,
     **attributes: object,
 ) -> list[Dataset]:
-    """One series of all volumes, whose images also have the attributes of their volume's header."""
+    """Make one series of all volumes, whose images also have the attributes of their volume's header."""
     shared, images = examination() if shared is None else shared, []
     attributes = {"SeriesInstanceUID": generate_uid(), **attributes}
     for volume, header in zip(data, headers, strict=True):
@@ -93,7 +93,7 @@ def one_series(
 
 
 def dynamic(shared: Dataset | None = None, data: np.ndarray | None = None, **attributes: object) -> list[Dataset]:
-    """One series with an acquisition time for each volume."""
+    """Make one series with an acquisition time per volume."""
     data = volumes() if data is None else data
     headers = [{"AcquisitionNumber": k + 1, "AcquisitionTime": clock(t)} for k, t in enumerate(TIMES_S[: len(data)])]
     attributes = {"SeriesNumber": 5, "SeriesDescription": "dyn", **attributes}
@@ -103,7 +103,7 @@ def dynamic(shared: Dataset | None = None, data: np.ndarray | None = None, **att
 def siemens(
     series: np.ndarray, affine: np.ndarray, times_s: Sequence[float] = TIMES_S, **attributes: object
 ) -> list[Dataset]:
-    """Make one series per timepoint with a description of its own, and acquisition times in microseconds."""
+    """Make one series per timepoint, each with its own description, and acquisition times in microseconds."""
     shared, images = examination(Manufacturer="SIEMENS", SequenceName="*fl3d1"), []
     for k, volume in enumerate(series):
         # Reconstructed late and in another order, as happens.
@@ -117,7 +117,8 @@ def siemens(
 
 
 def ge(series: np.ndarray, affine: np.ndarray, **attributes: object) -> list[Dataset]:
-    """One series of signed pixels; one acquisition time, trigger times in ms, images numbered slice by slice."""
+    """Make one series of signed pixels with one acquisition time, trigger times in ms, and images numbered slice by
+    slice."""
     shared = examination(Manufacturer="GE MEDICAL SYSTEMS")
     uid, images, count = generate_uid(), [], len(series)
     for k, volume in enumerate(series.astype(np.int16)):
@@ -129,8 +130,8 @@ def ge(series: np.ndarray, affine: np.ndarray, **attributes: object) -> list[Dat
 
 
 def philips(series: np.ndarray, affine: np.ndarray, **attributes: object) -> list[Dataset]:
-    """One series; temporal positions and content times. Every slice is stored ``scale`` times as large, which is its
-    private scale slope, and has the inverse as its rescale slope."""
+    """Make one series with temporal positions and content times. Stored values are multiplied by the private scale
+    slope ``scale``, and the rescale slope is its inverse."""
     shared = examination(Manufacturer="Philips Medical Systems")
     uid, images = generate_uid(), []
     for k, volume in enumerate(series):
@@ -150,7 +151,8 @@ def philips(series: np.ndarray, affine: np.ndarray, **attributes: object) -> lis
 
 
 def enhanced(series: np.ndarray, affine: np.ndarray, files: int = 1) -> list[Dataset]:
-    """Multi-frame files with functional groups, frames in random order; each holds its share of the timepoints."""
+    """Make multi-frame files with functional groups and frames in random order, each with its share of the
+    timepoints."""
     shared = examination(Manufacturer="SIEMENS")
     uid, per_file = generate_uid(), len(series) // files
     return [_multi_frame(shared, series, range(f * per_file, (f + 1) * per_file), affine, uid, f) for f in range(files)]
@@ -195,7 +197,7 @@ def _multi_frame(
 
 
 def united_imaging(series: np.ndarray, affine: np.ndarray) -> list[Dataset]:
-    """A mosaic for each timepoint; slice positions and acquisition times are in a private sequence."""
+    """Make one mosaic per timepoint, with slice positions and acquisition times in a private sequence."""
     shared, uid, images = examination(Manufacturer="UIH"), generate_uid(), []
     columns, rows, slices = series.shape[1:]
     across = int(np.ceil(np.sqrt(slices)))
@@ -244,13 +246,13 @@ def write(image: Dataset, path: Path, syntax: str = ExplicitVRLittleEndian) -> P
 
 
 def clock(seconds: float) -> str:
-    """Time of the day, ``seconds`` after 10:20:30."""
+    """Format the time of day ``seconds`` after 10:20:30."""
     whole, part = divmod(round((10 * 3600 + 20 * 60 + 30 + seconds) * 1e6), 10**6)
     return f"{whole // 3600:02d}{whole // 60 % 60:02d}{whole % 60:02d}.{part:06d}"
 
 
 def _place(affine: np.ndarray, k: int) -> tuple[list[float], list[float], list[float], float]:
-    """Position and orientation in LPS, spacing of rows and columns, slice thickness."""
+    """Compute position and orientation in LPS, spacing of rows and columns, and slice thickness."""
     lps = LPS @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
     position = (lps @ [0, 0, k, 1])[:3]

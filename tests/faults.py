@@ -1,4 +1,4 @@
-"""Faults at any moment: a process that is killed, or a disk that fails, at its n-th change of the disk."""
+"""Faults at any moment: the process is killed, or the disk fails, at the n-th change of the disk."""
 
 import os
 import signal
@@ -8,14 +8,14 @@ import torch
 
 __all__ = ["KILLED", "at_every_call", "in_a_child", "kill"]
 
-KILLED = -signal.SIGKILL  # how a child ends in which `kill` was called
+KILLED = -signal.SIGKILL  # exit code of a child in which `kill` was called
 
-# Everything that changes a disk, or waits for it.
+# Functions that change the disk, or wait for it.
 CHANGES = ("open", "fsync", "rename", "replace", "link", "unlink", "rmdir", "mkdir")
 
 
 def at_call(number, act):
-    """Let ``act`` happen before the ``number``-th change of the disk by this process."""
+    """Call ``act`` before the ``number``-th change of the disk by this process."""
     calls = 0
 
     def counted(change):
@@ -52,10 +52,10 @@ def at_every_call(write, fault, step=1):
 
 
 def in_a_child(act):
-    """Run ``act`` in a fork of this process; returns how it ended, as `subprocess` does."""
+    """Run ``act`` in a fork of this process and return its exit code, as `subprocess` does."""
     child = os.fork()
     if not child:
-        torch.set_num_threads(1)  # a fork has no other threads of OpenMP, and would wait for them for ever
+        torch.set_num_threads(1)  # a fork has no OpenMP threads and would wait for them forever
         try:
             act()
         except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Image files with a known content, written by other libraries."""
+"""Image files with known content, written by other libraries."""
 
 import itk
 import nibabel as nib
@@ -14,7 +14,7 @@ SHEARED = np.array([[1.2, -0.6, 0.3, -20], [0.5, 1.6, -0.4, 5], [-0.1, 0.5, 2.8,
 
 
 def orthogonal_affine(spacing=(1.5, 2.0, 3.0)):
-    """A rotated anisotropic affine that ITK takes too."""
+    """Make a rotated anisotropic affine that ITK accepts."""
     rotation, _ = np.linalg.qr(SHEARED[:3, :3])
     affine = SHEARED.copy()
     affine[:3, :3] = rotation * spacing
@@ -34,7 +34,7 @@ def write_nifti(path, data, affine=None):
 
 
 def write_by_itk(path, data, affine):
-    """Write by ITK alone: LPS direction, origin and spacing."""
+    """Write a file by ITK alone: LPS direction, origin and spacing."""
     lps = np.diag([-1, -1, 1, 1]) @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
     image = itk.image_from_array(np.ascontiguousarray(data.T))
@@ -54,7 +54,7 @@ def error_of(series):
 
 
 def patch_header(path, field, value, code=None):
-    """A NIfTI with a voxel size alone for its place, one field of whose header nibabel would not write."""
+    """Write a NIfTI file without qform and sform, and set one field of its header that nibabel would not write."""
     image = nib.Nifti1Image(make_volume().astype(np.int16), None)
     header = nib.Nifti1Header.from_header(image.header, check=False)
     header["magic"], header["vox_offset"], header["sform_code"], header["qform_code"] = b"n+1", 352, 0, 0

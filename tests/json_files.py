@@ -1,4 +1,4 @@
-"""JSON files, as the program writes and reads them."""
+"""JSON files in the program's encoding."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A posterior without noise, for trainings whose numbers must not depend on who draws what."""
+"""A posterior without noise, for trainings whose results must not depend on random draws."""
 
 from groupmorph_monai.probability import Posterior
 

@@ -1,5 +1,5 @@
-"""Random scanners: a body that is a function of continuous coordinates, moved by exactly known motion and scanned on
-any grid, and the files of a registration read back by SimpleITK.
+"""Random scanners: a body defined in continuous coordinates, moved by exactly known motion and scanned on any grid, and
+the files of a registration, read by SimpleITK.
 
 Coordinates are RAS mm. The body lies in its own space; `Motion` takes its points to where they are at a timepoint.
 """
@@ -17,14 +17,14 @@ from scipy.spatial.transform import Rotation
 from groupmorph_monai.apps.command_line import main
 
 LPS = np.array([-1.0, -1.0, 1.0])
-# The 48 ways to store a volume: which body axis each array axis runs along, and in which direction.
+# The 48 ways to store a volume: the direction in the body of each array axis.
 ORIENTATIONS = [np.eye(3)[:, order] * signs for order in permutations(range(3)) for signs in product((1, -1), repeat=3)]
 STORAGES = ("nii.gz", "nrrd", "mha", "4D")
 LEAST_VOXELS, FINEST_MM, COARSEST_MM = 24, 0.5, 6.0
 
 
 class Body:
-    """Ellipsoid of about 9 cm that holds soft-edged ellipsoids and fine texture, whose contrast changes with time.
+    """Ellipsoid of about 9 cm with soft-edged ellipsoids and fine texture inside, whose contrast changes over time.
 
     Args:
         rng: source of everything random.
@@ -112,14 +112,14 @@ def _in_ball(rng: np.random.Generator) -> np.ndarray:
 
 
 def affine(matrix: np.ndarray, shift: Sequence[float]) -> np.ndarray:
-    """``(4, 4)`` of a ``(3, 3)`` matrix and a shift."""
+    """Make a ``(4, 4)`` matrix from a ``(3, 3)`` matrix and a shift."""
     result = np.eye(4)
     result[:3, :3], result[:3, 3] = matrix, shift
     return result
 
 
 def apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """A ``(4, 4)`` matrix on ``(..., 3)`` points."""
+    """Apply a ``(4, 4)`` matrix to ``(..., 3)`` points."""
     return points @ matrix[:3, :3].T + matrix[:3, 3]
 
 
@@ -140,7 +140,7 @@ class Scan:
         return ((voxels >= margin_voxels) & (voxels <= np.array(self.data.shape) - 1 - margin_voxels)).all(axis=-1)
 
     def stored(self, axes: str) -> "Scan":
-        """The same voxels at the same places, stored along other axes, such as "LPI"."""
+        """Store the same voxels at the same positions along other axes, such as "LPI"."""
         image = nibabel.Nifti1Image(self.data, self.affine)
         old, new = nibabel.io_orientation(self.affine), nibabel.orientations.axcodes2ornt(axes)
         image = image.as_reoriented(nibabel.orientations.ornt_transform(old, new))
@@ -153,7 +153,7 @@ def voxel_grid(
     rotation: np.ndarray,
     centre: Sequence[float] = (0, 0, 0),
 ) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Affine and size of a field of view: of ``extent_mm``, or of 24 voxels where that is more, along each axis."""
+    """Return affine and size of a field of view of ``extent_mm``, or of 24 voxels if that is more, along each axis."""
     size = np.maximum(np.round(np.divide(extent_mm, spacing_mm)).astype(int), LEAST_VOXELS)
     matrix = rotation * np.asarray(spacing_mm)
     return affine(matrix, centre - matrix @ ((size - 1) / 2)), tuple(int(n) for n in size)
@@ -162,8 +162,8 @@ def voxel_grid(
 def acquire(
     body: Body, motion: Motion, timepoint: int, grid: np.ndarray, size: Sequence[int], noise: float = 8.0
 ) -> Scan:
-    """Scan the moved body. A voxel holds the mean over its volume where it is longer than 3 mm, as a thick slice does,
-    and noise with a standard deviation of ``noise``."""
+    """Scan the moved body. Voxels longer than 3 mm average over their volume, as thick slices do; ``noise`` is the
+    standard deviation of the noise."""
     parts = np.ceil(np.linalg.norm(grid[:3, :3], axis=0) / 3 - 1e-6).astype(int)
     offsets = [(np.arange(n) + 0.5) / n - 0.5 for n in parts]
     data = np.zeros(size)
@@ -205,17 +205,17 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Examination:
-    """K scans and ``points`` ``(K, P, 3)``: where the same P points of tissue, which every scan sees, lie in each."""
+    """K scans, and ``points`` ``(K, P, 3)``, the positions in each scan of P points of tissue that all scans cover."""
 
     scans: list[Scan]
     points: np.ndarray
 
 
 def examine(protocol: Protocol) -> Examination:
-    """Carry out a protocol."""
+    """Simulate a protocol."""
     rng, number = np.random.default_rng(protocol.seed), len(protocol.orientations)
     body = Body(rng, number)
-    # Half of the most by each scan, so that no two are farther apart than that.
+    # Each scan moves by up to half of the maximum, so that no two differ by more than the maximum.
     limits = protocol.rotation_degrees / 2, protocol.shift_mm / 2, 0.015, protocol.amplitude_mm / 2
     motions = [Motion.random(rng, *limits) for _ in range(number)]
     scans = []
@@ -245,7 +245,7 @@ def _field_of_view(
 def landmarks(
     rng: np.random.Generator, body: Body, motions: Sequence[Motion], scans: Sequence[Scan], number: int = 200
 ) -> np.ndarray:
-    """``(K, P, 3)``: at most ``number`` points in the body that every scan sees, in each timepoint."""
+    """Return at most ``number`` points in the body that all scans cover, in each timepoint, ``(K, P, 3)``."""
     points = rng.uniform(-1, 1, (20 * number, 3)) * body.radii
     points = points[body.depth(points) > 0.1]
     mapped = np.stack([motion(points) for motion in motions])
@@ -297,13 +297,13 @@ def _save_nifti(data: np.ndarray, matrix: np.ndarray, file: Path) -> None:
 
 
 def register(files: Sequence[str], output: Path, *options: str) -> Path:
-    """Run the command line. Returns ``output``."""
+    """Run the command line and return ``output``."""
     assert main(["register", *files, "--output", str(output), *options]) == 0
     return output
 
 
 class Registered:
-    """A registration's folder as SimpleITK reads it."""
+    """Results of a registration, read by SimpleITK."""
 
     def __init__(self, folder: Path):
         number = len(list(folder.glob("inverse_ddf_*.nii.gz")))
@@ -311,7 +311,7 @@ class Registered:
         self._to_common = [_Field(folder / f"inverse_ddf_{k:02d}.nii.gz") for k in range(number)]
 
     def transport(self, points: np.ndarray, here: int, there: int) -> np.ndarray:
-        """Carry ``(P, 3)`` points from timepoint ``here`` to ``there``; NaN where they leave a field's grid."""
+        """Map ``(P, 3)`` points from timepoint ``here`` to ``there``; NaN where they leave the grid of a field."""
         return self._to_timepoint[there](self._to_common[here](points))
 
     def errors_mm(self, points: np.ndarray) -> np.ndarray:
@@ -325,13 +325,13 @@ class Registered:
         return errors[np.isfinite(errors)]
 
     def transports(self, points: np.ndarray) -> np.ndarray:
-        """``(K, K, P, 3)``: the points of each timepoint carried to each."""
+        """Map the points of each timepoint to each timepoint, ``(K, K, P, 3)``."""
         number = range(len(points))
         return np.stack([[self.transport(points[i], i, j) for j in number] for i in number])
 
 
 class _Field:
-    """``p + field(p)`` by SimpleITK, which knows no displacement beyond the grid: NaN there."""
+    """Map points by ``p + field(p)`` with SimpleITK; NaN outside the grid, where SimpleITK has no displacement."""
 
     def __init__(self, file: Path):
         image = SimpleITK.Cast(SimpleITK.ReadImage(str(file)), SimpleITK.sitkVectorFloat64)

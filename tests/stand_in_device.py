@@ -1,5 +1,5 @@
-"""A device for tests, "elsewhere": its tensors hold CPU data but refuse to meet ordinary tensors, as a GPU's do, and
-every copy between the two and every wait for a value is counted."""
+"""A device for tests, "elsewhere": its tensors hold CPU data but cannot be combined with ordinary tensors, like those
+of a GPU, and all copies and synchronisations are counted."""
 
 from traceback import extract_stack
 
@@ -90,7 +90,7 @@ class Elsewhere(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        return Traffic().__torch_dispatch__(func, types, args, kwargs)  # outside of a `with`, nobody counts
+        return Traffic().__torch_dispatch__(func, types, args, kwargs)  # counted only inside a `with`
 
 
 def _on_device(x: object) -> bool:
@@ -106,7 +106,7 @@ def _to_device(x: object) -> object:
 
 
 class _FromData(TorchFunctionMode):
-    """Makes tensors of Python's numbers, which PyTorch itself does below its dispatcher: here, then copied."""
+    """Make tensors of Python's numbers on the CPU and copy them, which PyTorch does below its dispatcher."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -177,5 +177,5 @@ class Traffic(TorchDispatchMode):
         if _on_device(source) != stays:
             self._tell("copy to" if stays else "copy from", func)
         result = func(_here(source), **{**kwargs, "device": torch.device("cpu")} if target is not None else kwargs)
-        # A copy that the CPU need not make, as both are CPU tensors here, is a copy all the same.
+        # This counts as a copy, although both are CPU tensors here.
         return _to_device(result) if stays else result

@@ -22,7 +22,7 @@ EXPERIMENTS = sorted((PACKAGE.parent / "experiments").glob("*.py"))
 
 
 def imported(path):
-    """Absolute names of the modules that a file imports, wherever in it."""
+    """Yield the absolute names of all modules that a file imports, anywhere in it."""
     parts = ("groupmorph_monai", *path.relative_to(PACKAGE).parts)
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

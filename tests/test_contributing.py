@@ -30,7 +30,7 @@ FILES = {
 
 
 class Recipe:
-    """A section of the page: its files, written to a folder, and its commands."""
+    """Write the files of a section of the page to a folder, and run its commands."""
 
     def __init__(self, kind, folder):
         page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -51,7 +51,7 @@ class Recipe:
         subprocess.run([sys.executable, *words[1:]], cwd=folder, env=environment, check=True)
 
     def register(self, command):
-        """Run a command that registers SERIES. Returns the settings in its report."""
+        """Run a command that registers SERIES, and return the settings in its report."""
         self.run(f"python -c {shlex.quote(PHANTOM)}")
         self.run(command.replace("SERIES", "series.nii.gz"))
         return json.loads((self.folder / "aligned" / "report.json").read_text(encoding="utf-8"))["settings"]

@@ -26,13 +26,13 @@ def wait_for(condition, process, output):
 
 
 def workers(process):
-    """The processes below ``process`` that have a server, and so are workers."""
+    """List the descendants of ``process`` that have a server, which are the workers."""
     parents = [child.parent() for child in below(process) if is_server(child)]
     return [parent for parent in parents if parent and not is_server(parent)]
 
 
 def is_server(process):
-    with suppress(psutil.NoSuchProcess):  # it ended since it was listed
+    with suppress(psutil.NoSuchProcess):  # it has ended since it was listed
         return SERVER in process.cmdline()
     return False
 
@@ -42,7 +42,8 @@ def below(process):
 
 
 def kill_a_worker_and_the_command(process, output, finished, first, second):
-    """Kill a worker when ``first`` series are finished, and the command when ``second`` are; no process survives."""
+    """Kill a worker when ``first`` series are finished and the command when ``second`` are, and wait for all processes
+    to end."""
     wait_for(lambda: len(finished(output)) >= first, process, output)
     wait_for(lambda: workers(process), process, output)[0].kill()
     wait_for(lambda: len(finished(output)) >= second, process, output)
@@ -50,7 +51,7 @@ def kill_a_worker_and_the_command(process, output, finished, first, second):
 
 
 def kill_with_its_servers(process):
-    """Kill a command, and wait until the processes below it have noticed."""
+    """Kill a command and wait until its descendants have ended."""
     orphans = below(process)
     process.kill()
     assert process.wait() < 0, "the command ended before it was killed"

@@ -1,4 +1,4 @@
-"""Series with closed forms, and shorthands that write registrations of them."""
+"""Series with closed forms, and functions that write registrations of them."""
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ AXES = {
 
 
 def affine_of(axes="RAS", spacing=SPACING, size=SIZE, centre=(7.0, -30.0, 110.0)):
-    """A grid around one place of the world, whatever its axes."""
+    """Make the affine of a grid centred at one world position, for any axes."""
     affine = np.eye(4)
     affine[:3, :3] = AXES[axes] * spacing
     affine[:3, 3] = np.array(centre) - affine[:3, :3] @ ((np.array(size) - 1) / 2)
@@ -37,7 +37,7 @@ def world_points(affine, size):
 
 
 def smooth_frame(axes="RAS", size=SIZE, spacing=SPACING, phase=0.0, path="x"):
-    """A smooth anatomy that is a function of the world alone."""
+    """Make a smooth image that is a function of world coordinates."""
     affine = affine_of(axes, spacing, size)
     x, y, z = world_points(affine, size)
     data = 500 + 200 * np.sin(x / 6 + phase) + 150 * np.cos(y / 8 - z / 9) + 4 * x - 3 * y + 5 * z
@@ -45,14 +45,14 @@ def smooth_frame(axes="RAS", size=SIZE, spacing=SPACING, phase=0.0, path="x"):
 
 
 def smooth_fields(count, size, amplitude=1.5):
-    """Smooth displacements, other in every component and timepoint: ``(count, 3, *size)`` voxels."""
+    """Make smooth displacements that differ in every component and timepoint, ``(count, 3, *size)`` voxels."""
     i, j, k = np.meshgrid(*(np.linspace(0, 2, n) for n in size), indexing="ij")
     waves = [[np.sin(i + 2 * j + t + d) * np.cos(k * (d + 1) - t) for d in range(3)] for t in range(count)]
     return torch.tensor(amplitude * np.array(waves), dtype=torch.float32)
 
 
 def save_frames(folder, frames):
-    """The frames as files, read back as a series."""
+    """Write frames to files and read them as a series."""
     folder.mkdir(exist_ok=True)
     files = [str(folder / f"{number}.nii") for number in range(len(frames))]
     for frame, file in zip(frames, files):
@@ -65,7 +65,7 @@ def working_grid_of(series, spacing_mm=2.0):
 
 
 def dense_transforms(ddf, grid, inverse=None):
-    """A transform per timepoint; the negative field is good enough for an inverse where none is judged."""
+    """Make one transform per timepoint; the negative field approximates the inverse, which is not tested."""
     return [DenseTransform(u, w, grid) for u, w in zip(ddf, -ddf if inverse is None else inverse)]
 
 

@@ -114,7 +114,7 @@ def find_config_error(error: BaseException | None) -> InputError | None:
 
 
 def chain_of_causes(error: BaseException | None) -> list[BaseException]:
-    """List an error, its cause, the cause of that, and so on, each once, as the chain may contain a cycle."""
+    """List an error and its direct and indirect causes, each once, as the chain may contain a cycle."""
     chain: list[BaseException] = []
     while error is not None and error not in chain:
         chain.append(error)

@@ -11,13 +11,13 @@ __all__ = ["StandardOutput", "discard", "tolerant_output"]
 
 
 def discard(stream: TextIO) -> None:
-    """Let all that is still written go nowhere: Python flushes the stream again at exit, and would fail again."""
+    """Discard all further output of a stream, which Python flushes again at exit and would fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class StandardOutput:
-    """A text stream whose first error is kept in ``error``, and which ignores all that is written from then on: a
-    command finishes its work without a reader, or with a full disk behind its messages.
+    """A text stream that keeps its first error in ``error`` and ignores further output, so that a command finishes its
+    work even if nobody reads its messages, or if they fill the disk.
 
     Args:
         stream: stream to write to.
@@ -46,7 +46,7 @@ class StandardOutput:
 
     @property
     def complaint(self) -> str | None:
-        """What to tell the user; None without an error, or if the reader has left, as `head` does."""
+        """Message about the error; None without one, or if the reader has closed the pipe, as `head` does."""
         if self.error is None or self.error.errno == errno.EPIPE:
             return None
         return (
@@ -60,7 +60,7 @@ class StandardOutput:
 
 @contextlib.contextmanager
 def tolerant_output(quiet: bool) -> Iterator[StandardOutput]:
-    """Replace standard output by one that ignores its errors, and with ``quiet`` all that is written."""
+    """Replace standard output with one that ignores its errors and, with ``quiet``, everything written to it."""
     with open(os.devnull, "w", encoding="utf-8") if quiet else contextlib.nullcontext(sys.stdout) as stream:
         output = StandardOutput(cast(TextIO, stream))
         with contextlib.redirect_stdout(cast(TextIO, output)):

@@ -19,7 +19,7 @@ class JsonLines:
         self.file = file
 
     def read(self) -> list[dict[str, Any]]:
-        """Return the objects of all earlier runs, in order, and discard a last line that a killed run left half."""
+        """Return the objects of all earlier runs, in order, and discard an incomplete last line of a killed run."""
         text = self.file.read_text(encoding="utf-8") if self.file.exists() else ""
         complete = text[: text.rfind("\n") + 1]
         if complete != text:

@@ -286,7 +286,7 @@ def _overflowed(data: np.ndarray) -> bool:
 
 
 def _with_least_outside(data: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Replace invalid voxels by the smallest valid value; ``data`` itself is returned if they have it already."""
+    """Replace invalid voxels with the smallest valid value; return ``data`` itself if they have it already."""
     least = data[valid].min()
     return data if (data[~valid] == least).all() else np.where(valid, data, least)
 

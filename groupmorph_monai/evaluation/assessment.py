@@ -28,7 +28,7 @@ _TRANSFORM_CHECKS = ("folding_percent", "implausible_volume_percent", "bending_m
 
 @dataclass(frozen=True)
 class Assessment:
-    """What is known about the quality of a registration.
+    """Quality of a registration.
 
     Args:
         metrics: folding, inverse consistency, displacement, and similarity before and after.

@@ -37,7 +37,7 @@ _POINTS, _POINTS_OF_ALL = 20_000, 4_000_000  # number of sampled displacements p
 
 
 class ShowMeand(Transform):
-    """Replace ``pred`` by a single 3D image, the mean of the aligned timepoints, for display in servers such as MONAI
+    """Replace ``pred`` with a single 3D image, the mean of the aligned timepoints, for display in servers such as MONAI
     Label, and add ``result`` with its metrics. A registration without ``warped`` images does not change.
 
     Args:

@@ -24,11 +24,11 @@ class PosteriorNetwork(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Do what `torch.nn.Module.state_dict` does."""
+        """See `torch.nn.Module.state_dict`."""
         ...
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> object:
-        """Do what `torch.nn.Module.load_state_dict` does."""
+        """See `torch.nn.Module.load_state_dict`."""
         ...
 
 

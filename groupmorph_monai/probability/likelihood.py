@@ -105,7 +105,7 @@ class Likelihood(nn.Module):
 
 
 def impute(warped: Tensor, valid: Tensor) -> Tensor:
-    """Replace the extrapolated values of ``warped`` by the mean over the timepoints whose value is ``valid``."""
+    """Replace the extrapolated values of ``warped`` with the mean over the timepoints whose value is ``valid``."""
     valid = valid.to(warped)
     return torch.lerp(mean_of_valid(warped, valid).expand_as(warped), warped, valid)
 

@@ -27,7 +27,7 @@ _SLIDING_VOXELS, _LEAST_SLIDING_SHARE = 2.5, 0.05
 
 @dataclass(frozen=True)
 class StaticRegions:
-    """Replace z by a static hypothesis wherever that is clearly more likely (fusion moves, Lempitsky et al. 2010),
+    """Replace z with a static hypothesis wherever that is clearly more likely (fusion moves, Lempitsky et al. 2010),
     because a smooth update cannot restore static tissue next to tissue that slides along it.
 
     Args:

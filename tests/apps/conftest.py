@@ -5,7 +5,8 @@ from groupmorph_monai.apps.command_line import main
 
 @pytest.fixture
 def refused(tmp_path, monkeypatch, capfd):
-    """Function that runs a command, and checks that it is refused in one line with these words and writes nothing."""
+    """Return a function that runs a command and checks that it is refused in one line with these words and writes
+    nothing."""
     monkeypatch.chdir(tmp_path)
 
     def check(arguments, *words):

@@ -1,4 +1,4 @@
-"""Nothing that is typed, or that a file is called, is evaluated or taken for a reference by MONAI's ConfigParser."""
+"""Arguments and file names are never evaluated or resolved as references by MONAI's ConfigParser."""
 
 import os
 import shlex
@@ -131,7 +131,7 @@ def test_files_and_folders_with_signs_are_registered_as_others(series, tmp_path,
 
 @pytest.mark.slow
 def test_names_that_are_no_text_are_registered_and_reported(series, tmp_path):
-    """In a process of its own, as pytest-xdist cannot send log messages with such names."""
+    """Runs in a separate process, as pytest-xdist cannot send log messages with such names."""
     name = os.fsencode(tmp_path) + b"/scan\xff.nii.gz"
     shutil.copy(series[0], os.fsdecode(name))
     command = [sys.executable, "-m", "groupmorph_monai.apps", "register", name, series[1]]

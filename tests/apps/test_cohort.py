@@ -1,4 +1,4 @@
-"""A study: its manifest, its hashes and its table."""
+"""The manifest, hashes and summary table of a study."""
 
 import os
 
@@ -21,7 +21,7 @@ from groupmorph_monai.errors import InputError
 
 @pytest.fixture
 def study(tmp_path):
-    """Scans of which nobody reads more than that they are there."""
+    """Write empty files as scans, which these tests only check for existence."""
     for name in ("a/t0.nii.gz", "a/t1.nii.gz", "b/t0.nii.gz", "mask.nii.gz"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"scan")
@@ -179,7 +179,7 @@ def test_misuse_is_told(study, options, capsys):
 
 @pytest.mark.parametrize(("queue", "command"), [("slurm", "sbatch"), ("pbs", "qsub"), ("sge", "qsub")])
 def test_a_queue_that_this_machine_does_not_have(study, queue, command, monkeypatch, capsys):
-    """Without its command, dask-jobqueue waits for ever."""
+    """Without the queue's command, dask-jobqueue would wait forever."""
     pytest.importorskip("dask_jobqueue")
     monkeypatch.setattr("groupmorph_monai.apps.cohort.registrations.check_installed", check_installed)
     monkeypatch.setenv("PATH", str(study))

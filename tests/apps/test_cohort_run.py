@@ -1,4 +1,4 @@
-"""A study on real workers, of which some are killed, ends as one without faults."""
+"""A study on real workers gives the same results if some of the workers are killed."""
 
 import re
 
@@ -29,7 +29,7 @@ OPTIONS = ("--no-refine", "--initial", "none", "--threads", "1")
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
-    """Small series, two of which are broken, with their order of names and of sizes at odds."""
+    """Write small series, two of them broken, whose order by name differs from their order by size."""
     folder, lines = tmp_path_factory.mktemp("study"), ["name\tscans\treference"]
     for n in range(NUMBER):
         name = f"p{n:02d}"
@@ -67,7 +67,7 @@ RUN = ("seconds", "memory_gb", "peak_memory_gb", "ended")
 
 
 def contents(output):
-    """Everything that a study has written, by name, without what differs between any two runs: times and memory."""
+    """Read the files of a study by name, without times and memory, which differ between any two runs."""
     files = [path for path in sorted(output.rglob("*")) if path.is_file() and path.suffix not in (".log", ".html")]
     return {path.relative_to(output): content(path) for path in files if path.name != "log.txt"}
 
@@ -82,7 +82,7 @@ def content(path):
 
 
 def assert_equal(one, other, name):
-    """Numbers are equal but for rounding: sums depend on where arrays lie in memory."""
+    """Compare numbers up to rounding errors, as sums depend on the alignment of arrays in memory."""
     if isinstance(one, dict):
         assert one.keys() == other.keys(), name
         for key, value in one.items():
@@ -115,7 +115,7 @@ def test_a_job_of_a_queue_holds_one_series(command, queue, wanted, tmp_path, mon
 
 @pytest.fixture(scope="module")
 def without_faults(manifest, tmp_path_factory):
-    """The study as two shards, one after the other, without Dask."""
+    """Run the study as two shards, one after the other, without Dask."""
     output = tmp_path_factory.mktemp("shards") / "out"
     for shard in ("1/2", "2/2"):
         assert cohort(manifest, output, "--shard", shard).wait(timeout=PATIENCE_S) == 3
@@ -149,13 +149,13 @@ def test_a_study_killed_at_several_moments_ends_as_one_without_faults(manifest, 
 
 def test_killed_workers_and_schedulers_change_nothing(manifest, without_faults, tmp_path):
     output = tmp_path / "out"
-    # A local cluster: a worker is killed, then the command itself, in which the scheduler is.
+    # On a local cluster, a worker is killed, then the command, whose process contains the scheduler.
     process = cohort(manifest, output, "--workers", "2")
     kill_a_worker_and_the_command(process, output, finished, 3, 7)
     before = {name: (output / "series" / name / "status.json").stat().st_mtime_ns for name in finished(output)}
     assert 7 <= len(before) < NUMBER - len(BROKEN)
 
-    # It resumes with an external scheduler and its workers, one of which is killed for good.
+    # The study resumes on an external scheduler and its workers, one of which is killed and not restarted.
     file = tmp_path / "scheduler.json"
     dask = [
         start(tmp_path / "dask.log", "distributed.cli.dask_scheduler", "--port", "0", "--scheduler-file", str(file))

@@ -66,7 +66,7 @@ def test_the_modules_of_itk_are_loaded_at_first_use():
 
 
 def test_a_user_whom_the_system_does_not_know_has_a_name_and_a_home(monkeypatch):
-    """As in a container that runs as any user: importing MONAI needs both."""
+    """Importing MONAI needs both, which a container that runs as an arbitrary user lacks."""
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "HOME"):
         monkeypatch.setenv(name, "")  # restored at the end
         monkeypatch.delenv(name)
@@ -219,7 +219,7 @@ def test_interrupted_by_the_user(importing, monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("amount, shown", [("--quiet", 1), (None, 2), ("--verbose", 4)])
-def test_as_many_messages_as_asked_for(amount, shown, monkeypatch, capsys):
+def test_quiet_and_verbose_determine_the_messages(amount, shown, monkeypatch, capsys):
     def talk(args):
         run.logger.warning("1 mind this")
         run.logger.info("2 a stage is over")
@@ -296,7 +296,7 @@ def test_output_that_nobody_reads(tmp_path):
     ("code", "returned", "told"), [(errno.EPIPE, 3, ""), (errno.ENOSPC, 3, "standard output: could")]
 )
 def test_a_command_goes_on_without_its_output(code, returned, told, monkeypatch, capsys):
-    """As a study over a weekend does whose terminal, pager or log file is lost."""
+    """Example: a long study whose terminal, pager or log file disappears."""
 
     class Lost(io.StringIO):
         def write(self, text):

@@ -1,4 +1,4 @@
-"""Series that workers measure are checked before they start, and make the table of one process."""
+"""Series are checked before workers start, and the table equals that of a single process."""
 
 import csv
 import os
@@ -29,7 +29,7 @@ def study(series, tmp_path, monkeypatch):
 
 
 def jobs(monkeypatch, *options):
-    """The jobs of an evaluation, of which none is run."""
+    """Return the jobs of an evaluation without running them."""
     studies = []
     monkeypatch.setattr(evaluations, "run_study", lambda args, study: studies.append(study) or 0)
     assert main([*EVALUATE, *options]) == 0
@@ -97,7 +97,7 @@ def test_results_are_not_written_among_the_series(study, refused):
 
 @pytest.fixture
 def metrics(monkeypatch):
-    """Metrics by name of series. Instead of measuring, these are written; a series without any fails."""
+    """Metrics by the name of the series, written instead of measured ones; a series without metrics fails."""
     metrics = {"a": {"landmark_after_mm_mean": 1.0, "nmi_after": float("nan")}, "b": {"landmark_after_mm_mean": 2.0}}
 
     def process(args, study, jobs, log):

@@ -1,4 +1,4 @@
-"""An evaluation on workers, of which one is killed, makes the table of one process."""
+"""An evaluation on workers, one of which is killed, writes the table of a single process."""
 
 import csv
 import os
@@ -46,13 +46,13 @@ def evaluate(dataset, output, *options):
 
 
 def rows(output):
-    """The table without the seconds, which differ."""
+    """Read the table without the seconds, which differ between runs."""
     with open(output / "metrics.csv", encoding="utf-8", newline="") as file:
         return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
 
 
 def finished(output):
-    """When each finished series was measured."""
+    """Return the time at which each finished series was measured."""
     folders = (output / "evaluation" / "series").glob("*")
     return {folder.name: (folder / "status.json").stat().st_mtime_ns for folder in folders}
 

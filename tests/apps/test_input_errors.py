@@ -1,4 +1,4 @@
-"""Series that cannot be registered, and errors of the system: one line that names the file and the cure."""
+"""Series that cannot be registered and errors of the system are reported in one line with the file and the cure."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Misuse of `groupmorph register`: one line, exit code 2, nothing written, nothing run."""
+"""Misuse of `groupmorph register` ends with one line and exit code 2, before anything runs or is written."""
 
 import gzip
 import os
@@ -42,7 +42,7 @@ def poison(value):
 
 
 def one_other_byte(content):
-    """In the middle, which PyTorch does not notice."""
+    """Change a byte in the middle, which PyTorch does not detect."""
     middle = len(content) // 2
     return content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :]
 

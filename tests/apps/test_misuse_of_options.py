@@ -1,4 +1,5 @@
-"""Misuse of options and settings of all commands: one line, exit code 2, nothing written, nothing run."""
+"""Misuse of options and settings of any command ends with one line and exit code 2, before anything runs or is
+written."""
 
 import os
 import shutil
@@ -166,7 +167,7 @@ def test_demo_in_a_folder_of_scans(series, tmp_path, refused):
 
 
 def test_demo_again(tmp_path, monkeypatch):
-    """In the folder of an earlier one, of which the scans are the same."""
+    """Run in the folder of an earlier demo with the same scans."""
     monkeypatch.chdir(tmp_path)
     registered = []
 

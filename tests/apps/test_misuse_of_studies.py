@@ -1,4 +1,5 @@
-"""Misuse of the commands for studies and written fields: one line, exit code 2, nothing written, nothing run."""
+"""Misuse of the commands for studies and fields ends with one line and exit code 2, before anything runs or is
+written."""
 
 import gzip
 import os

@@ -1,4 +1,4 @@
-"""The back end for monai-physio, by that package: its own resampling must bring known motion back."""
+"""The back end for monai-physio recovers known motion, resampled by monai-physio itself."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def phantom():
 
 @pytest.fixture(scope="module")
 def images(phantom):
-    """The scans on a turned grid, as ITK has them."""
+    """Convert the scans to ITK images on a rotated grid."""
     made = []
     for volume in phantom["image"].numpy():
         image = itk.image_from_array(np.ascontiguousarray(volume.T))
@@ -86,7 +86,7 @@ def test_the_reference_may_stay_and_masks_count(images):
     assert len(result["moving_to_fixed_transforms"]) == len(result["losses"]) == 3
 
 
-def test_what_the_caller_can_mend_is_one_line(images):
+def test_mistakes_in_a_request_are_answered_in_one_line(images):
     registrar = RegisterTimeSeriesGroupMorph()
     with pytest.raises(ValueError, match="fixed image: expected one, got none"):
         registrar.register_time_series(images)

@@ -1,4 +1,4 @@
-"""Who owns the process decides what the bundle may change in it."""
+"""The bundle changes settings of its own process, but not of a caller's."""
 
 import logging
 import os

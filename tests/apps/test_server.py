@@ -1,4 +1,4 @@
-"""A result of a cohort is on the disk, whole, before it takes its name."""
+"""A result of a cohort is complete and flushed to the disk before it is moved into place."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Every setting is declared once, with what it may be, and `--set` takes that alone."""
+"""Every setting is declared once with its valid values, and `--set` accepts only these."""
 
 import pytest
 import yaml
@@ -27,7 +27,7 @@ def literals(content):
 
 
 @pytest.mark.parametrize("source", ["inference", "train", "evaluate", *overlay_names()])
-def test_what_a_config_holds_is_declared_and_of_its_kind(source):
+def test_settings_of_the_configs_are_declared_and_valid(source):
     overlays = [source] if "/" in source else []
     content = read_configs(config_files("train" if overlays else source, overlays)[-1:])
     for name, value in literals(content):

@@ -1,4 +1,4 @@
-"""Each suite hands to its measurement the configs and weights that its rows are named for."""
+"""Each suite passes the configs and weights named in its rows to its measurement."""
 
 import argparse
 import csv
@@ -14,7 +14,7 @@ from groupmorph_monai.workflow.parsed_config import parsed_config
 
 @pytest.fixture
 def measured(monkeypatch):
-    """The methods that `compare` is given, by name."""
+    """Record the methods passed to `compare`, by name."""
     methods = {}
 
     def compare(cases, chosen, progress=print):

@@ -1,4 +1,4 @@
-"""Threads follow the process's affinity and the quota of its control groups."""
+"""The number of threads follows the CPU affinity of the process and the quota of its control groups."""
 
 import os
 

@@ -14,7 +14,7 @@ SIZE = (44, 40, 36)
 
 @pytest.fixture(scope="module")
 def aligned(tmp_path_factory):
-    """Two volumes of one phantom that lie alike and differ in contrast."""
+    """Return two volumes of a phantom with the same position and different contrast."""
     volume = make_phantom(8, SIZE, 2, max_motion_voxels=1e-3)["image"]
     folder, files = tmp_path_factory.mktemp("aligned"), []
     for k in range(2):
@@ -23,7 +23,7 @@ def aligned(tmp_path_factory):
     return files
 
 
-def test_what_is_warped_by_a_known_field_is_found_again(aligned, in_this_process):
+def test_known_fields_are_recovered(aligned, in_this_process):
     (case,) = warped_cases(aligned, [4], max_motion_voxels=3)
     unregistered, _, refined = compare(
         [case], {"refined": bundle_method(None, "effort/fast")}, progress=lambda line: None

@@ -14,7 +14,7 @@ from groupmorph_monai.benchmarks.cohort import cohort, simulate
         ([2, 1], 2, {"failing": [0, 1]}, 4),
     ],
 )
-def test_what_pencil_and_paper_say(seconds, workers, options, end):
+def test_simulated_times_equal_those_computed_by_hand(seconds, workers, options, end):
     assert simulate(seconds, workers, **options) == (
         pytest.approx(end),
         sum(seconds) + sum(seconds[n] for n in options.get("failing", ())),

@@ -31,7 +31,7 @@ def test_a_method_that_moves_nothing_is_as_good_as_no_registration(case):
 
 
 def test_the_volume_that_a_field_gives_a_lesion_is_its_jacobians():
-    """Timepoint 1 is timepoint 0 stretched by 1.25 along the first axis about the middle of the grid."""
+    """Timepoint 1 is timepoint 0 stretched by 1.25 along the first axis about the centre of the grid."""
     size, middle = (41, 21, 21), torch.tensor([20.0, 10, 10])
     grid = voxel_grid(size, torch.empty(0))
     offset = grid - middle.view(3, 1, 1, 1)

@@ -8,7 +8,7 @@ from groupmorph_monai.benchmarks import contention as module
 
 
 def parent_of(pid):
-    """Parent of a process that runs; None if it has ended."""
+    """Return the parent of a running process; None if the process has ended."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
             state, parent = file.read().rpartition(") ")[2].split()[:2]
@@ -18,7 +18,7 @@ def parent_of(pid):
 
 
 def children():
-    """Processes that this one has started and that run."""
+    """List the running child processes of this process."""
     return [int(name) for name in os.listdir("/proc") if name.isdigit() and parent_of(name) == os.getpid()]
 
 

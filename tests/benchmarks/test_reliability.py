@@ -5,7 +5,7 @@ from groupmorph_monai.benchmarks import reliability as module
 from groupmorph_monai.benchmarks.reliability import inside_share, reliability, standardised_errors
 
 
-def test_of_true_normal_errors_as_many_lie_inside_as_stated():
+def test_the_nominal_share_of_normal_errors_lies_inside_an_interval():
     errors = torch.randn(100_000, generator=torch.Generator().manual_seed(0))
     for level in (0.1, 0.5, 0.9, 0.95):
         assert inside_share(errors, level) == pytest.approx(level, abs=0.01)
@@ -14,7 +14,8 @@ def test_of_true_normal_errors_as_many_lie_inside_as_stated():
 
 
 def exact_case(std, timepoints):
-    """Timepoints that lie alike, fields that err alike about their mean, and what is stated of each of them."""
+    """Make aligned timepoints, a constant error per field, of mean 0 over K, its inverse, and the predicted
+    deviation."""
     rng = torch.Generator().manual_seed(0)
     points = (torch.rand(1, 4000, 3, generator=rng) * 16 + 4).expand(timepoints, -1, -1)
     ddf = torch.randn(timepoints, 3, 1, 1, 1, generator=rng) * 0.2 * torch.ones(24, 24, 24)
@@ -27,7 +28,7 @@ def test_errors_are_those_about_the_series_mean(timepoints):
     points, ddf, inverse, std = exact_case(0.1, timepoints)
     errors = standardised_errors(points, ddf, inverse, std).view(timepoints, -1, 3)
     torch.testing.assert_close(errors, (ddf[:, None, :, 0, 0, 0] / 0.1).expand_as(errors), atol=1e-3, rtol=0)
-    # A shift of all timepoints together is none of the common space's own.
+    # A shift of all timepoints moves the common space, and is no error.
     shifted = standardised_errors(points, ddf + 0.3, inverse - 0.3, std).view(timepoints, -1, 3)
     torch.testing.assert_close(shifted, errors, atol=1e-3, rtol=0)
 

@@ -1,4 +1,4 @@
-"""AVSM's two networks in one registration, as the user types it."""
+"""AVSM's two networks in one registration, run by its command."""
 
 import nibabel
 import numpy as np
@@ -18,7 +18,7 @@ SPACING = np.diag([2.0, 2.0, 3.0, 1.0])
 
 @pytest.fixture
 def pair(tmp_path):
-    """Two scans that an affine motion separates, and their landmarks in mm."""
+    """Write two scans with affine motion between them and their landmarks in mm."""
     (case,) = affine_cases([4], timepoints=2)
     files = [str(tmp_path / f"t{k}.nii.gz") for k in range(2)]
     for file, volume in zip(files, case["image"].numpy()):

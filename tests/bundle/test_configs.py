@@ -1,4 +1,4 @@
-"""The configs as MONAI and its zoo check them, and as the design asks for them."""
+"""The configs fulfil the requirements of MONAI, its model zoo and this package's design."""
 
 import re
 
@@ -93,7 +93,7 @@ def test_no_expression_names_the_package(bundle):
 @pytest.mark.parametrize("name", ALL)
 def test_expressions_hold_no_logic(bundle, name):
     for expression in expressions(load(bundle, name)):
-        # One choice is the environment's: where the bundle lies and which device there is.
+        # Only the location of the bundle and the device depend on the environment.
         plain = re.sub(r"'[^']*' if os\.path\.isdir|'cuda.* if torch\.cuda|'nccl' if torch\.cuda", "", expression)
         assert not re.search(r"\blambda\b|\bfor\b|\bif\b", plain), expression
 

@@ -1,4 +1,4 @@
-"""Inference as the user types it, and the command line over it."""
+"""Inference by MONAI's command and by the command line writes the same files."""
 
 import subprocess
 import sys
@@ -29,14 +29,14 @@ def voxels(file):
 
 
 def assert_same_images(folder, expected):
-    """Every image of ``expected`` lies in ``folder``, byte for byte."""
+    """Check that ``folder`` contains every image of ``expected``, byte for byte."""
     for path in expected.glob("*.nii.gz"):
         assert (folder / path.name).read_bytes() == path.read_bytes(), path.name
 
 
 @pytest.fixture(scope="module")
 def scans(series):
-    """Three of the files: the initial alignment's time grows with the square of their number."""
+    """Three of the scans, as the time of the initial alignment grows with the square of their number."""
     return series[:3]
 
 
@@ -180,7 +180,7 @@ def test_a_series_of_another_length_is_registered_with_the_same_weights(number, 
 
 @pytest.mark.slow
 def test_more_effort_aligns_better(save_series, tmp_path):
-    """On a series large enough: the prior of ``effort/best`` has a greater weight, which preserves lesions."""
+    """This takes a series of sufficient size, as the stronger prior of ``effort/best`` preserves lesions."""
     phantom, errors = make_phantom(3001, (96, 96, 64), 4), {}
     series = save_series(phantom, tmp_path)
     for effort in ("no_refine", "fast", "best"):

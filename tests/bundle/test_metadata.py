@@ -1,4 +1,4 @@
-"""The bundle's metadata, against what MONAI asks for, what the network does and what the package needs."""
+"""The bundle's metadata agrees with MONAI's schema, the network's output and the package's requirements."""
 
 import configparser
 import re

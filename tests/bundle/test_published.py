@@ -47,7 +47,7 @@ def test_voxelmorph_diff_descends_its_equation_6():
 def test_one_velocity_moves_a_pair_of_voxelmorph_diff():
     alignment, flow = (parser_of("models/voxelmorph_diff").get_parsed_content(k) for k in ("alignment", "flow"))
     z = torch.zeros(1, 2, 3, 12, 12, 12)
-    z[:, 0, 0], z[:, 1, 1] = 5.0, 1.5  # what the network says of the fixed scan does not count
+    z[:, 0, 0], z[:, 1, 1] = 5.0, 1.5  # the prediction for the fixed scan has no effect
     ddf = alignment(z, flow)
     assert not ddf[:, 0].any()
     expected = torch.tensor([0.0, 1.5, 0.0]).view(3, 1, 1, 1)
@@ -64,7 +64,7 @@ def test_krebs_loss_and_its_weight_decay_are_the_papers_divided_by_lambda():
     ours = loss({"warped": warped, "z_mean": mean, "z_log_variance": log_variance})
     assert (5000 * ours).item() == pytest.approx(paper.item(), rel=1e-6)
     assert 5000 * optimizer.defaults["weight_decay"] == pytest.approx(1e-4)
-    # Shifts, turns, scales and mirror images alone.
+    # Translations, rotations, scalings and reflections only.
     names = [type(t).__name__ for t in parser.get_parsed_content("train#random_transforms")]
     amounts = {
         name: parser.get_parsed_content(f"{name}_probability") for name in ("motion", "affine_motion", "contrast")
@@ -97,7 +97,7 @@ def test_avsms_loss_is_half_of_equation_11_with_the_papers_weights():
 
 
 def dense_nmi(first, second, bins=32, window_bins=0.5):
-    """NMI of two images of Gaussian Parzen windows that sum to 1 at each voxel, with a loop over voxels."""
+    """Compute the NMI of two images by a loop over voxels, with Gaussian Parzen windows that sum to 1 at each voxel."""
     joint = torch.zeros(bins, bins, dtype=torch.float64)
     for a, b in zip(first.flatten(), second.flatten()):
         windows = []
@@ -110,7 +110,7 @@ def dense_nmi(first, second, bins=32, window_bins=0.5):
 
 
 def test_groupmorph_descends_equation_7():
-    """Minus the NMI of Eq. 2, plus the KL under Lambda = 0.01 I + L as in Eq. 7, averaged over z."""
+    """The loss is minus the NMI of Eq. 2, plus the KL of Eq. 7 under Lambda = 0.01 I + L, averaged over z."""
     timepoints = 3
     precision = 0.01 * torch.eye(int(np.prod(LATTICE)), dtype=torch.float64) + dense_laplacian(LATTICE)
     mean, log_variance = (random(1, timepoints, 3, *LATTICE, seed=s).requires_grad_() for s in (0, 1))

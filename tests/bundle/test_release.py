@@ -1,4 +1,4 @@
-"""The released bundle, as `make bundle` packs it and as MONAI's programs use it."""
+"""The released bundle, packed by `make bundle` and used by MONAI's programs."""
 
 import json
 import os
@@ -81,7 +81,7 @@ def test_a_round_of_federated_learning(release, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def without_the_package(tmp_path_factory):
-    """An interpreter that has everything that this one has, but for the package."""
+    """Make an interpreter with all packages of this one except GroupMorph."""
     folder = tmp_path_factory.mktemp("alone")
     venv.create(folder, with_pip=False, symlinks=True)
     python = folder / "bin" / "python"

@@ -1,4 +1,4 @@
-"""The published models with the weights that ship, as the user types them."""
+"""The published models with the shipped weights, run by their commands."""
 
 import nibabel
 import numpy as np

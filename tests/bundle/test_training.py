@@ -1,4 +1,4 @@
-"""Training as the user types it: every config, every overlay, stopped and resumed."""
+"""Training by its command, with every config and overlay, interrupted and resumed."""
 
 from functools import partial
 
@@ -53,7 +53,7 @@ NARROW_BY_MODEL = {
     "models/time_dependent": NARROW,
     "models/krebs_cvae": {"encoder_channels": [3, 4, 5, 2], "decoder_channels": [4, 4], "lattice_voxels": [3, 3, 3]},
 }
-# Models to which a few iterations teach nothing from random weights: last layer, weights of such a network, overlays.
+# Models that learn nothing in a few iterations from random weights: last layer, weights of such a network, overlays.
 PUBLISHED = {
     "models/avsm": ("head", "avsm.pt", "integrators/squaring"),
     "models/groupmorph": ("mean_head", "voxelmorph.pt"),
@@ -192,7 +192,7 @@ def test_every_overlay_trains(overlay, tmp_path):
 
 
 class PartialELBO(NegativeELBO):
-    """The objective without the gradients of these entries of a registration."""
+    """The objective, with these entries of the registration detached."""
 
     def __init__(self, *args, constant, **kwargs):
         super().__init__(*args, **kwargs)
@@ -220,7 +220,7 @@ def test_every_term_of_the_loss_trains_alone(overlay, constant, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("model", PUBLISHED)
 def test_every_published_model_trains(model, tmp_path):
-    """The weights that ship learn again what their last layer has forgotten."""
+    """The shipped weights with a random last layer learn again."""
     layer, weights, *names = PUBLISHED[model]
     size = [40, 40, 24] if "data/hearts" in names else [32, 32, 32]
     sizes = {f"{name}_size_voxels": size for name in ("phantom", "heart", "patch")}
@@ -250,7 +250,7 @@ def test_every_model_registers_refines_and_is_evaluated_with_the_weights_it_trai
     )
     metrics = read_json(tmp_path / "out" / "report.json")["metrics"]
     assert metrics["folding_percent"] < 1
-    # Two iterations teach nothing, but refinement needs no teaching.
+    # Two iterations do not suffice to learn, but the refinement needs no training.
     assert metrics["nmi_after"] > metrics["nmi_before"]
     options |= {"phantoms": 1, "phantom_size_voxels": [24, 24, 24], "output_dir": str(tmp_path / "evaluated")}
     run_config("evaluate", "inference", "evaluate", *names, **options)
@@ -297,7 +297,7 @@ def test_a_training_stops_when_its_minutes_are_over_and_its_model_is_compared(tm
 
 
 def test_own_series_by_folder_and_by_list(phantom, save_series, tmp_path):
-    # Three scans: the initial alignment's time grows with the square of their number.
+    # Three scans, as the time of the initial alignment grows with the square of their number.
     part = {**phantom, "image": phantom["image"][:3]}
     for name in ("a", "b"):
         (tmp_path / "data" / name).mkdir(parents=True)

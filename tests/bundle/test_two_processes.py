@@ -1,4 +1,4 @@
-"""Two processes train together, by gloo: the iterations, rates and logs that were asked for, once."""
+"""Two processes train together by gloo, with the requested iterations and rates, and one log."""
 
 import os
 import re
@@ -28,7 +28,7 @@ OPTIONS = {
     "learning_rate": RATE,
     "log_interval": 1,
 }
-# Nothing is random but which series are drawn.
+# Only the choice of the series is random.
 SAME = {
     "patch_size_voxels": [20, 20, 20],
     "timepoints_least": 3,
@@ -145,7 +145,7 @@ def test_processes_share_the_draws_of_one(monkeypatch):
 
 
 def test_the_first_processs_clock_ends_all(monkeypatch):
-    """Another's clock says that time is over, or that it is not."""
+    """The clock of the other process has no effect, whether it has reached the limit or not."""
 
     class Trainer:
         stopped = 0

@@ -1,4 +1,4 @@
-"""Series whose voxels are not all anatomy, through the command line: landmarks in mm against the phantom's motion."""
+"""Series with invalid or masked voxels, registered by the command line: landmark errors in mm."""
 
 import nibabel
 import numpy as np
@@ -12,7 +12,8 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def _registered_error_mm(images, phantom, folder, *options, points=slice(None)):
-    """Mean distance of the same points of all timepoints from their common place, after and before."""
+    """Compute the mean distance of corresponding points from their mean over timepoints, after and before
+    registration."""
     affine, files = phantom["affine"].numpy(), []
     for k, image in enumerate(images):
         files.append(str(folder / f"t{k}.nii.gz"))
@@ -53,7 +54,7 @@ def test_wedges_of_zeros_in_resliced_scans_do_not_disturb(tmp_path):
     ("zeros", "size", "initial", "most_mm"), [(0.95, (44, 44, 40), "affine", 0.35), (0.992, (56, 52, 48), "none", 0.4)]
 )
 def test_a_masked_scan_is_aligned_by_what_it_shows(tmp_path, zeros, size, initial, most_mm):
-    """An ellipsoid of tissue that moves with the anatomy, and zeros around it."""
+    """Outside an ellipsoid that moves with the anatomy, the scan is 0."""
     phantom = make_phantom(3, size=size, timepoints=2, max_motion_voxels=3, landmarks=2000)
     extent = np.array(size).reshape(3, 1, 1, 1)
     voxels = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij"))

@@ -24,7 +24,7 @@ def one_at_a_time(timepoints):
 
 
 def dense_laplacian(size):
-    """Graph Laplacian of a lattice, whose neighbours along each axis are joined: ``(N, N)``."""
+    """Return the graph Laplacian ``(N, N)`` of a lattice whose neighbours along each axis are connected."""
     number = torch.arange(torch.Size(size).numel()).view(*size)
     adjacency = torch.zeros(number.numel(), number.numel(), dtype=torch.float64)
     for axis, n in enumerate(size):

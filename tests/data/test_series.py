@@ -1,4 +1,4 @@
-"""Series that a reader of one's own made."""
+"""Series from a user's own reader."""
 
 from dataclasses import replace
 
@@ -112,7 +112,7 @@ def test_nan_is_accepted_where_the_mask_of_the_reader_excludes_it(hidden):
 
 
 def blob(low, high):
-    """A smooth volume with values from ``low`` to ``high``."""
+    """Make a smooth volume with values from ``low`` to ``high``."""
     axes = np.meshgrid(*[np.linspace(-2, 2, 24)] * 3, indexing="ij")
     bell = np.exp(-sum(axis**2 for axis in axes))
     return low + (high - low) * (bell - bell.min()) / np.ptp(bell)

@@ -15,7 +15,7 @@ from groupmorph_monai.errors import InputError
 
 
 def mapped_bytes():
-    """Resident bytes of files and shared memory."""
+    """Return the resident bytes of mapped files and shared memory."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return sum(1024 * int(n) for n in re.findall(r"Rss(?:File|Shmem):\s+(\d+)", status))
 
@@ -33,7 +33,7 @@ def test_chunks_cover_all_timepoints_and_give_what_all_at_once_does(scans_at_onc
     assert torch.equal(storage.map(lambda a: a > 7, x), x > 7)
 
 
-def test_what_has_left_the_memory_is_still_there_and_no_file_has_a_name(tmp_path):
+def test_data_outside_of_memory_is_kept_in_unnamed_files(tmp_path):
     storage = Storage(2, tmp_path)
     before = mapped_bytes()
     x = storage.map(lambda part: part.expand(2, 2**20).clone(), torch.arange(64.0).view(64, 1), dim=0)

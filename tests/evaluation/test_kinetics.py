@@ -1,4 +1,4 @@
-"""Kinetics in the report: the numbers, the section of the page, and what registration does to lesions' Ktrans."""
+"""Kinetics in the report: the numbers, the section of the page, and the effect of registration on Ktrans of lesions."""
 
 import base64
 import io
@@ -26,7 +26,7 @@ TIMES_S = 60.0 * np.arange(6)
 
 
 def write(folder, fit, home=0):
-    """Write the registration of a block that enhances and of whose fourth scan lies a voxel further."""
+    """Write the registration of an enhancing block that is shifted by one voxel in the fourth scan."""
     curve = spgr_signal(concentration(TIMES_S - 30, 0.16, 0.5, 0.0), 1.5, 2000)
     images = np.full((6, 12, 9, 7), 0.5, np.float32)
     images[:, 3:9, 2:7, 1:6] = curve[:, None, None, None]
@@ -69,7 +69,7 @@ def test_the_mask_follows_its_scan_to_the_common_space_and_limits_the_fit(tmp_pa
     mask = np.zeros((12, 9, 7), np.uint8)
     mask[2:6] = 1  # of the block, rows 3 to 5
     nib.save(nib.Nifti1Image(mask, np.eye(4)), tmp_path / "mask.nii.gz")
-    for home, first in ((0, 3), (3, 3)):  # scan 3 lies a voxel further, so that its rows 2 to 5 are rows 1 to 4 here
+    for home, first in ((0, 3), (3, 3)):  # scan 3 is shifted by one voxel, so that its rows 2 to 5 are rows 1 to 4 here
         report, _ = write(tmp_path / f"out{home}", ToftsFit(mask=str(tmp_path / "mask.nii.gz")), home)
         ktrans = nib.load(tmp_path / f"out{home}" / "ktrans.nii.gz").get_fdata()
         last = 5 if home == 0 else 4

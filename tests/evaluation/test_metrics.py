@@ -22,14 +22,14 @@ AFFINE = torch.tensor(
 
 
 def linear_ddf(matrix: torch.Tensor, size=SIZE) -> torch.Tensor:
-    """x -> c + matrix (x - c), as a displacement (3, *size)."""
+    """Compute the displacement ``(3, *size)`` of the map x -> c + matrix (x - c)."""
     grid = voxel_grid(size, matrix)
     centred = grid - (torch.tensor(size, dtype=matrix.dtype).view(3, 1, 1, 1) - 1) / 2
     return torch.einsum("ij,j...->i...", matrix - torch.eye(3, dtype=matrix.dtype), centred)
 
 
 def in_mm(voxels: torch.Tensor) -> torch.Tensor:
-    """``(..., P, 3)`` voxels to RAS mm."""
+    """Convert voxel coordinates ``(..., P, 3)`` to RAS mm."""
     return voxels.double() @ AFFINE[:3, :3].T + AFFINE[:3, 3]
 
 
@@ -100,11 +100,11 @@ def test_a_reflection_folds_everything_and_a_shear_nothing():
 
 
 def test_steps_of_a_third_of_a_voxel_fold_where_all_components_take_them_together():
-    """``det(I - a 1 1^T) = 1 - 3 a``: no single step is long."""
+    """``det(I - a 1 1^T) = 1 - 3 a`` is 0 at a = 1/3, although no single difference is large."""
     for slope, expected in ((0.34, 100), (0.32, 0)):
         ddf = linear_ddf(torch.eye(3, dtype=torch.float64) - slope)[None]
         assert metrics.folding_percent(ddf) == pytest.approx(expected)
-        # Turned inside out, the volume is 3 a - 1 times what it was.
+        # The inverted volume is 3 a - 1 times the original one.
         volume = metrics.non_diffeomorphic_volume_percent(ddf)
         assert volume == pytest.approx(expected * (3 * slope - 1), rel=1e-6)
 
@@ -114,7 +114,8 @@ def test_steps_of_a_third_of_a_voxel_fold_where_all_components_take_them_togethe
 def test_a_voxel_pushed_past_its_neighbour_escapes_central_differences_only(axis, direction):
     ddf = torch.zeros(1, 3, *SIZE)
     ddf[0, axis, 4, 4, 3] = 1.5 * direction
-    # Central differences see 1 - 0.75 at the neighbour. Of the ten tetrahedra in each of the four cells about the edge
+    # Central differences give 1 - 0.75 at the neighbour. Of the ten tetrahedra in each of the four cells around the
+    # edge
     # between them, two have that edge as a leg and become 1 - 1.5; the middle one becomes 2 - 1.5.
     assert metrics.folding_percent(ddf) == 0
     folded = 0.5 * (4 * 2 * 0.5) / 6
@@ -163,7 +164,7 @@ def test_landmarks_of_linear_motion_meet_exactly_in_oblique_anisotropic_millimet
 
 
 def test_landmarks_beyond_the_working_grid_follow_the_affine_map_exactly():
-    """Far outside of it, where a sampled affine map would have to be extrapolated."""
+    """The landmarks are far outside, where a sampled affine map would have to be extrapolated."""
     initial = torch.eye(4, dtype=torch.float64).repeat(3, 1, 1)
     initial[:, :3, :3] = random_matrices(3, 0.1)
     initial[:, :3, 3] = torch.tensor([[0.0, 0, 0], [30, -10, 5], [-20, 15, 40]])
@@ -183,7 +184,7 @@ def test_a_missed_translation_is_its_length_and_the_pairs_are_ordered():
     landmarks[1] += shift
     landmarks = in_mm(landmarks)
     ddf = torch.zeros(3, 3, *SIZE, dtype=torch.float64)
-    ddf[2] += shift.view(3, 1, 1, 1)  # the right motion, given to the wrong timepoint
+    ddf[2] += shift.view(3, 1, 1, 1)  # the correct motion, but of the wrong timepoint
     distances = metrics.landmark_distances_mm(landmarks, timepoint_transforms(ddf, -ddf, AFFINE))
     length = (AFFINE[:3, :3] @ shift).norm()
     # Pairs 01, 02, 10, 12, 20, 21.
@@ -306,7 +307,7 @@ def test_inverses_lie_on_the_grid_of_their_fields():
 
 
 def test_a_thinned_grid_holds_the_voxels_that_it_stands_for(monkeypatch):
-    """A linear map and its inverse undo one another at every voxel, but at no other place than their own."""
+    """A linear map and its inverse cancel at every voxel, but only at corresponding points."""
     matrix = 0.8 * torch.linalg.matrix_exp(torch.tensor([[0, 0.1, 0], [-0.1, 0, 0.05], [0, -0.05, 0]]).double())
     fields = linear_ddf(matrix)[None], linear_ddf(torch.linalg.inv(matrix))[None]
     for most in (2**20, 60, 20):
@@ -315,7 +316,7 @@ def test_a_thinned_grid_holds_the_voxels_that_it_stands_for(monkeypatch):
 
 
 def test_the_distance_of_two_labels_is_that_of_their_places_in_mm():
-    """One voxel each, on a grid whose first axis runs along the world's second."""
+    """Each label is one voxel, on a grid whose first axis is parallel to the second world axis."""
     affine = torch.tensor([[0, 3, 0, 9], [-1.5, 0, 0, 4], [0, 0, 5, 2], [0, 0, 0, 1]], dtype=torch.float64)
     for grid in (affine, AFFINE):
         for step in ((3, 0, 0), (0, 2, 0), (0, 0, 4), (2, -1, 3)):
@@ -334,7 +335,7 @@ def test_fields_that_are_not_3d_are_refused_by_name(shape):
 
 def test_passing_over_smooth_cells_misses_no_fold(monkeypatch):
     ddf = 0.09 * (2 * random_images(2, 3, 12, 11, 10) - 1)
-    for voxel in product((0, 5, 11), (0, 5, 10), (0, 4, 9)):  # every axis, sign and border has its fold
+    for voxel in product((0, 5, 11), (0, 5, 10), (0, 4, 9)):  # one fold per axis, sign and border
         ddf[(0, sum(voxel) % 3, *voxel)] += 2.5 * (-1) ** sum(voxel)
     steep = [metrics._steep_cells(as_field(u[None])) for u in ddf]
     assert 0.05 < float(steep[0].double().mean()) < 0.3 and not steep[1].any()

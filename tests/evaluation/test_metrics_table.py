@@ -1,4 +1,4 @@
-"""A table of metrics resumes where it was stopped."""
+"""An interrupted table of metrics is resumed."""
 
 import os
 
@@ -10,7 +10,7 @@ from groupmorph_monai.evaluation import MetricsTable
 
 
 class Evaluation:
-    """Measures series by the text in their files; stopped before the one named ``stop``."""
+    """Evaluation that reads metrics from text files, and stops before the series named ``stop``."""
 
     def __init__(self, folder, output, settings=(), stop=None):
         self.measured, self.stop = [], stop

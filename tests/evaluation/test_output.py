@@ -1,4 +1,4 @@
-"""A report says when scans became less alike, and a killed registration leaves one whole result."""
+"""A report warns if scans became less similar, and a killed registration leaves one complete result."""
 
 import logging
 import math
@@ -63,7 +63,7 @@ def test_servers_show_the_mean_of_warped_images():
 
 
 def register(folder, timepoints, shift, std_mm=None, **options):
-    """Write a registration of tiny scans by ``shift`` voxels, of all or of each."""
+    """Write a registration of tiny scans that shifts all of them, or each, by ``shift`` voxels."""
     rng, grid = np.random.default_rng(0), Grid((6, 5, 4), np.eye(4))
     frames = tuple(Frame(rng.random(grid.shape, np.float32), np.eye(4), f"t{k}") for k in range(timepoints))
     fields = [torch.full((3, *grid.shape), voxels) for voxels in np.broadcast_to(shift, timepoints)]
@@ -88,7 +88,7 @@ def test_the_report_has_the_median_uncertainty_and_the_region_on_the_home_scan(t
 
 
 def result_in(folder):
-    """Contents of the images, and what the report lists."""
+    """Read the contents of the images and the files that the report lists."""
     files = {path.name: path.read_bytes() for path in folder.glob("*.nii.gz")}
     return files, read_json(folder / "report.json")["files"]
 

@@ -1,4 +1,4 @@
-"""`report.html` read without a browser: it needs nothing from elsewhere, and holds what it was given."""
+"""`report.html` is self-contained and contains the data of the registration, as read without a browser."""
 
 import base64
 import json
@@ -19,14 +19,14 @@ from groupmorph_monai.evaluation.verdict import judge
 from groupmorph_monai.space.grid import Grid
 from groupmorph_monai.space.transforms import AffineTransform, DenseTransform
 
-# Axes to the left, to the feet and to the front, oblique by none.
+# Axes to the left, to the feet and anterior, not oblique.
 AFFINE = np.array([[-2.0, 0, 0, 10], [0, 0, 1.5, -8], [0, -3.0, 0, 40], [0, 0, 0, 1]])
 SIZE = (12, 6, 10)
 NASTY = "</script><b>t2 & co.nii.gz"
 
 
 class Page(HTMLParser):
-    """Scripts by their ids, text by the element around it, and what the page would load."""
+    """Parse scripts by their ids, text by its element, and the resources that the page would load."""
 
     def __init__(self, text):
         super().__init__()
@@ -62,7 +62,7 @@ def covered(**written):
 
 
 def small_page(path, written, affine, transforms=None, lengths=None):
-    """The page of a report that says nothing."""
+    """Make the page of an empty report."""
     count, *shape = written["native"].shape
     report = {
         "verdict": judge({}), "metrics": {}, "timepoints": ["t"] * count, "times_s": None, "settings": {},
@@ -77,7 +77,7 @@ def small_page(path, written, affine, transforms=None, lengths=None):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The page's text, and what it was made from."""
+    """Make a page, and return its text and its input."""
     matrix = torch.eye(4, dtype=torch.float64)
     matrix[:3, 3] = torch.tensor([4.0, -2.0, 1.0])
     written = covered(native=volumes(0), warped=volumes(1))
@@ -111,7 +111,7 @@ def decoded(page, name):
 
 
 def signal(page, name):
-    """In the scans' unit; NaN where the page says that it is not known."""
+    """Decode the signal in the unit of the scans; NaN where the page marks it as unknown."""
     words, volume = decoded(page, name)
     return np.where(words, volume["low"] + (words - 1) / 65534 * (volume["high"] - volume["low"]), np.nan)
 
@@ -149,7 +149,7 @@ def test_a_small_bright_lesion_keeps_its_signal(tmp_path):
         assert page.scripts["volumes"]["volumes"][name]["window"][1] < 220
 
 
-def test_what_a_scan_has_not_seen_is_not_a_signal(tmp_path):
+def test_voxels_outside_the_field_of_view_have_no_signal(tmp_path):
     written = covered(native=volumes(0), warped=volumes(1))
     written["native_covered"][1, :4] = False
     written["warped_covered"][2, 3, 2, 1] = False
@@ -167,7 +167,8 @@ def test_numbers_that_are_not_known_are_null(tmp_path):
 
 
 def oblique_affines():
-    """Ten random sets of axes; for half of them nibabel's closest orientation differs from `Grid.canonical`."""
+    """Generate ten random sets of axes; for half of them nibabel's closest orientation differs from
+    `Grid.canonical`."""
     chosen = {True: [], False: []}
     for rotation in Rotation.random(200, random_state=0).as_matrix():
         affine = np.eye(4)
@@ -247,7 +248,7 @@ def test_the_verdict_stands_at_the_head_with_its_reasons(made):
     assert re.findall("<li>(.*?)</li>", head) == report["verdict"]["reasons"]
 
 
-def test_what_a_file_is_called_is_data(made, page):
+def test_file_names_are_data(made, page):
     assert "<b>t2" not in made[0] and "<i>dyn" not in made[0]
     assert page.scripts["volumes"]["timepoints"][2] == f"2: {NASTY}, 130 s"
     assert page.scripts["report"]["timepoints"][2] == NASTY

@@ -27,7 +27,7 @@ FLAGS = (
     "--disable-component-update --disable-sync --virtual-time-budget=20000 --dump-dom"
 ).split()
 SIZE = (16, 12, 8)
-LESION = (200, 900, 600)  # a few voxels, far brighter than the window to begin with
+LESION = (200, 900, 600)  # a few voxels, much brighter than the initial window
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def results(tmp_path_factory):
     written = {"native": before, "warped": after}
     written |= {name: np.ones((3, *SIZE), bool) for name in ("native_covered", "warped_covered")}
     written["native_covered"][1, 2, 2, 2] = False
-    # Two slices of a box: as drawn, and after registration one voxel further to the left.
+    # Two slices of a box: as drawn, and after registration shifted to the left by one voxel.
     written["region"] = np.zeros((2, *SIZE), bool)
     written["region"][0, 9:12, 4:7, 3:5] = written["region"][1, 10:13, 4:7, 3:5] = True
     lengths = np.ones((3, 9))

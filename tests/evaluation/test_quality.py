@@ -1,4 +1,4 @@
-"""Each number is right where the answer is known."""
+"""Every measure is correct in cases with known values."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_a_scan_of_something_else_stands_out():
 
 
 def acquire(image, factors):
-    """Average blocks of voxels of 1.5 mm: the same field of view in voxels that are ``factors`` times as large."""
+    """Average blocks of ``factors`` voxels of 1.5 mm."""
     blocks = [(n // f, f) for n, f in zip(image.shape, factors)]
     volume = image.reshape([size for block in blocks for size in block]).mean(axis=(1, 3, 5))
     affine = np.diag([*(1.5 * f for f in factors), 1.0])
@@ -131,7 +131,7 @@ def test_a_registration_is_compared_with_none():
     assert max(measure_quality(series(image, image), [*identities(1), shift(-4.5)])["agreement_gain_percent"]) < -40
 
 
-def test_what_a_scan_has_not_seen_does_not_overlap():
+def test_voxels_outside_the_field_of_view_do_not_overlap():
     measured = measure_quality(series(texture(0), texture(0)), [*identities(1), shift(9.0)])
     assert measured["overlap_percent"] == pytest.approx([100, 75])  # 9 of 36 mm
     apart = measure_quality(series(texture(0), texture(0)), [*identities(1), shift(40.0)])
@@ -176,7 +176,7 @@ def test_a_lesion_that_shrinks_as_it_enhances():
     radius = away.norm(dim=0)
     image = 0.2 + 0.02 * texture(0) / texture(0).std()
     lesion = (radius < 4.5).numpy()
-    # Inside, lengths shrink to 0.9 and volumes to 0.73; around it less so, and farther out there is no change.
+    # Inside, lengths shrink to 0.9 and volumes to 0.73; around it they shrink less, and farther out there is no change.
     squeeze = -0.1 * away * torch.exp(-((radius / 7) ** 8))
     scans, transforms = series(image, image + lesion), [*identities(1), DenseTransform(squeeze, -squeeze, GRID)]
     measured = measure_quality(scans, transforms)["region_volume_change_percent"]

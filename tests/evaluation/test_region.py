@@ -1,4 +1,4 @@
-"""A region from a file: where it lies before and after registration, and its curves in the report and the page."""
+"""A region from a file: its position before and after registration, and its curves in the report and the page."""
 
 import nibabel as nib
 import numpy as np
@@ -23,7 +23,7 @@ def series():
 
 @pytest.fixture
 def file(tmp_path):
-    """The box on a grid that begins a voxel earlier than the scans'."""
+    """Write the box on a grid that begins one voxel before that of the scans."""
     grown, affine = np.pad(BOX, ((1, 0), (0, 0), (0, 0))), AFFINE.copy()
     affine[0, 3] = -2.0
     nib.save(nib.Nifti1Image(grown, affine), tmp_path / "lesion.nii.gz")
@@ -57,7 +57,7 @@ def test_curves_are_means_over_what_each_scan_has_seen(file):
     assert np.isnan(report["signal"]["before"][2])
 
 
-def test_of_one_file_for_each_scan_that_of_the_home_scan_counts(file, tmp_path):
+def test_the_region_of_the_reference_is_used_if_there_is_one_per_scan(file, tmp_path):
     other = str(tmp_path / "other.nii")
     nib.save(nib.Nifti1Image(np.roll(BOX, 1, axis=1), AFFINE), other)
     masks = region_masks([other, file, other], series(), 1, shift_by(0.0))

@@ -95,14 +95,14 @@ def test_the_slice_and_timepoint_of_largest_change_are_chosen():
     assert report._most_changed(native, np.zeros_like(native)) == (2, 5)
 
 
-def test_of_one_image_deformed_the_largest_deformation_is_chosen():
+def test_the_largest_deformation_of_a_single_image_is_chosen():
     warped = np.zeros((3, 5, 6, 7), dtype=np.float32)
     warped[1, 2, 2, 4] = 1
     assert report._most_changed(np.ones_like(warped), warped) == (1, 4)
 
 
 def test_the_picture_shows_what_it_is_given(tmp_path):
-    """Not a pixel test: another input must give another picture where it is shown, and only there."""
+    """Different inputs must change the picture where they are shown, and only there."""
     first = draw(tmp_path)
     height, width = first.shape[:2]
 

@@ -1,4 +1,4 @@
-"""The worst check decides, with the sentence that names the scan."""
+"""The worst check decides, and its reason names the scan."""
 
 import math
 from pathlib import Path
@@ -39,7 +39,7 @@ def test_a_warning_is_a_reason_to_look():
 
 
 @pytest.mark.parametrize("values", [{}, {"high_mm": None}, {"high_mm": math.nan}, {"high_mm": [math.nan, None]}])
-def test_what_was_not_measured_is_no_reason(values):
+def test_missing_measures_are_no_reason_to_look(values):
     assert judge(values, [HIGH]) == {"verdict": "PASS", "reasons": [], "checks": {}}
 
 

@@ -17,7 +17,7 @@ def test_classes_are_told_from_what_separates_them_and_from_nothing_else():
 
 
 class Oracle:
-    """Registers and transports by the truth, from the hearts that were made last: its codes name the kind of motion."""
+    """Network that knows the true motion of the hearts made last; its codes are the kind of motion."""
 
     alignment = transformation = None
 

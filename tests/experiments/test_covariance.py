@@ -39,7 +39,7 @@ def test_the_matched_kernels_peak_is_the_variance_of_a_voxel_with_six_neighbours
 
 
 class Method:
-    """A network that sees nothing, with draws of a known width."""
+    """Method that ignores the images, with draws of known standard deviation."""
 
     def __init__(self, smoothing_voxels):
         self.posterior = Posterior(smoothing_voxels)

@@ -15,7 +15,7 @@ from groupmorph_monai.workflow.weights import load_weights
 
 
 def pair_of(images, velocity):
-    """Images that the velocity brings together."""
+    """Make images that the velocity aligns."""
     moved = Field(ReferenceAlignment(0)(velocity[None], MidpointSquaring(3)), images.shape[1:], 2).on_image()
     return warp(images[None], moved)[0]
 

@@ -13,7 +13,7 @@ from groupmorph_monai.evaluation.metrics import overlap, warp_labels
 
 
 def boxes(shift=3):
-    """Two labels, a box each, in the second map ``shift`` voxels further along i."""
+    """Make two label maps of two boxes, shifted along i by ``shift`` voxels in the second map."""
     labels = torch.zeros(2, 24, 20, 16, dtype=torch.int32)
     for k, start in enumerate((4, 4 + shift)):
         labels[k, start : start + 8, 4:12, 4:12] = 1

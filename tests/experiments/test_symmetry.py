@@ -5,7 +5,7 @@ from experiments.symmetry import asymmetry
 
 
 class Shift:
-    """Moves the second image along i by what the first one's brightness says."""
+    """Network that shifts the second image along i in proportion to the intensity of the first."""
 
     def prepare(self):
         def register(images):

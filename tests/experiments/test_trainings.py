@@ -16,7 +16,8 @@ from groupmorph_monai.workflow.parsed_config import parsed_config
 
 @pytest.fixture
 def measured(monkeypatch):
-    """The methods that `compare` is given, and each training's config, minutes and K by the name of its folder."""
+    """Record the methods passed to `compare`, and the config, minutes and K of each training by the name of its
+    folder."""
     recorded = {"methods": {}, "trained": {}}
 
     def compare(cases, methods, progress=print):

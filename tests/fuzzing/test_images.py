@@ -58,7 +58,7 @@ def nifti(draw):
 
 
 def texts(fields):
-    """Values that replace some lines of a text header."""
+    """Generate values that replace some lines of a text header."""
     values = st.sampled_from(
         ["", "0", "-1", "3", "4", "5 6 4", "5 6", "5 6 4 2", "99999 99999 99999", "nan", "inf", "1e308", "x", "short",
          "gzip", "raw", "(1,0,0) (0,1,0) (0,0,1)", "(0,0,0) (0,0,0) (0,0,0)", "none (1,0,0) (0,1,0)", "(nan,0,0)",

@@ -1,4 +1,4 @@
-"""On a GPU: results are the CPU's, to what another order of additions changes, and a table of seconds and memory."""
+"""On a GPU, results agree with the CPU's up to rounding; a table lists seconds and memory."""
 
 import time
 from functools import partial
@@ -15,7 +15,7 @@ from groupmorph_monai.workflow.weights import read_weights
 if not torch.cuda.is_available():
     pytest.skip("PyTorch finds no GPU on this machine", allow_module_level=True)
 pytestmark = pytest.mark.gpu
-# Under the overlay's random weights, as the bundle has none of theirs.
+# With the overlay's random weights, as none are shipped.
 MODELS = sorted(f"models/{file.stem}" for file in (bundle_root() / "configs" / "models").glob("*.yaml"))
 
 KINDS = {"one pass": ("effort/no_refine",), "refined": ()}
@@ -43,13 +43,14 @@ def test_the_demo_registers_as_on_the_cpu():
         network, inferer = shipped_model(device, network_bf16=False)
         fields.append(inferer(image.to(device), network)["ddf"].cpu())
     difference = (fields[0] - fields[1]).norm(dim=2)
-    # Each step ends where its residual is small, and not at one point: in the air, fields differ more than by rounding.
+    # Each step ends at a small residual, which several fields have: in air, they differ by more than rounding errors.
     assert difference.mean() < 0.02 and fields[0].norm(dim=2).mean() > 0.5
 
 
 @pytest.mark.parametrize("overlay", MODELS)
 def test_every_model_registers_as_on_the_cpu(overlay):
-    # Krebs' correlation subtracts no mean: it pays to smooth noise by a shift, in a direction that rounding decides.
+    # Krebs' correlation subtracts no mean: shifts that smooth noise increase it, in a direction that depends on
+    # rounding.
     overlays = (overlay, "effort/no_refine") if overlay == "models/krebs_cvae" else (overlay,)
     timepoints = parts(overlays).get_parsed_content("timepoints") or 2
     image, fields = scaled(make_phantom(1, (40, 36, 32), timepoints, max_motion_voxels=1.0)["image"]), []
@@ -65,7 +66,7 @@ def test_every_model_registers_as_on_the_cpu(overlay):
 def test_a_training_iteration_has_the_cpus_loss_and_gradient():
     image, results = scaled(make_phantom(1, (32, 32, 32), 3)["image"]), []
     for device in ("cpu", "cuda"):
-        # Draws of z differ from device to device: none are made.
+        # Without draws of z, which differ between devices.
         parser = parts((), "train", device=torch.device(device))
         torch.manual_seed(0)
         network, inferer, loss = (parser.get_parsed_content(n) for n in ("network", "inferer", "loss"))
@@ -78,7 +79,7 @@ def test_a_training_iteration_has_the_cpus_loss_and_gradient():
 
 
 def measured(work):
-    """Seconds of the second time, and the most memory on the GPU in GB."""
+    """Measure the seconds of the second run, and the peak GPU memory in GB."""
     work()
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
@@ -89,7 +90,7 @@ def measured(work):
 
 
 def row(name, work):
-    """A row of the table, also where the memory is not enough."""
+    """Make a row of the table, also if the memory does not suffice."""
     try:
         seconds, memory_gb = measured(work)
         print(f"| {name} | {seconds:.3g} | {memory_gb:.3g} |", flush=True)

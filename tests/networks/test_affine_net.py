@@ -90,7 +90,7 @@ def test_a_large_volume_is_thinned_before():
 def test_the_pull_to_the_identity_fades_as_the_paper_says():
     half_turn = torch.zeros(1, 3, 12, 1, 1, 1)
     half_turn[0, 1, 1], half_turn[0, 1, 3], half_turn[0, 1, 11] = -torch.pi, torch.pi, 0.5
-    # Onto the two others, which lie alike, it is diag(-1, -1, 1) with a shift of a half, and back the opposite shift.
+    # The map to the two others, which coincide, is diag(-1, -1, 1) with a shift of a half, and back the opposite shift.
     assert AffineNorm(ReferenceAlignment(0))(half_turn).item() == pytest.approx(4 / 6 * (4 + 4 + 0.25), rel=1e-4)
     assert fading_weight(10, 4, 1) == pytest.approx(10 * 4 / (4 + 1))
     assert fading_weight(10, 4, 21) == pytest.approx(40 / (4 + 148.413), rel=1e-4)

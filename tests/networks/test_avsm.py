@@ -51,7 +51,7 @@ def test_refining_a_velocity_pays_what_its_momentum_would():
     (precision,) = prior.terms(size)
     energy = (precision * CosineTransform(size, velocity)(velocity).square()).sum()
     torch.testing.assert_close(energy, momentum.shape[3:].numel() * prior(momentum), rtol=1e-3, atol=0)
-    # The same velocity on every second voxel is half as long in these voxels, and each of them stands for eight.
+    # The same velocity on every second voxel is half as long in these voxels, each of which represents eight.
     (coarse,) = prior.terms([n // 2 for n in size], 2.0)
     torch.testing.assert_close(coarse[:3, :3, :3], 32 * precision[:3, :3, :3])
 

@@ -45,7 +45,7 @@ def test_untrained_it_brings_a_shifted_volume_nearer():
     torch.manual_seed(0)
     coarse = torch.rand(1, 1, 10, 10, 10, generator=torch.Generator().manual_seed(3))
     volume = torch.nn.functional.interpolate(coarse, size=(56, 48, 48), mode="trilinear")
-    x = torch.cat([volume[:, :, :48], volume[:, :, 4:52]], dim=1)  # the second shows what lies 4 voxels further on
+    x = torch.cat([volume[:, :, :48], volume[:, :, 4:52]], dim=1)  # the second volume is shifted by 4 voxels
     mean, _ = split_parameters(GroupSetVAE().eval()(x), 2)
     motion = 4 * (mean[0, 0] - mean[0, 1])[:, 3:-3, 3:-3, 3:-3].flatten(1).median(dim=1).values
     assert motion[0] > 1 and motion[1:].abs().max() < 0.5

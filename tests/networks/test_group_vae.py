@@ -42,7 +42,7 @@ def test_z_lies_on_every_second_voxel_and_odd_sizes_are_padded_by_their_border()
 
 
 def test_shifting_the_images_shifts_the_field():
-    # Away from the border, whose zero padding reaches in as far as the filters see: here 14 voxels.
+    # Away from the border, whose zero padding affects as many voxels as the receptive field covers: here 14.
     net = network()
     x = images((48, 48, 48))
     shifted = net(x.roll((4, 4, 4), dims=(2, 3, 4)))

@@ -1,4 +1,4 @@
-"""Coordinates inside networks are float32 whatever precision the rest runs in."""
+"""Coordinates inside networks are float32 at any precision of the convolutions."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Every likelihood under the contract that they share, with its formula in NumPy or SciPy."""
+"""Contracts of all likelihoods, with their formulas in NumPy or SciPy."""
 
 from itertools import combinations, permutations
 
@@ -29,7 +29,7 @@ def entropy(p):
 
 
 def imputed(x, valid):
-    """Replace each volume's invalid samples, on the last axis, by the mean of its valid ones."""
+    """Replace each volume's invalid samples, on the last axis, with the mean of its valid ones."""
     mean = (valid * x).sum(-1, keepdims=True) / valid.sum(-1, keepdims=True).clip(1)
     return np.where(valid, x, mean)
 
@@ -61,7 +61,7 @@ class TestStudholmesNMI(TestGroupNMI):
 
 
 class TestSlabbedGroupNMI(TestGroupNMI):
-    """A slab holds so few voxels that a volume takes several."""
+    """With few voxels per slab, a volume needs several slabs."""
 
     @pytest.fixture(autouse=True)
     def small_slabs(self, monkeypatch):

@@ -125,7 +125,7 @@ def test_beyond_the_windows_of_what_was_not_seen_all_is_as_without_a_mask(timepo
 
 @pytest.mark.parametrize("beside", [0.0, 0.5])
 def test_a_constant_beside_a_volume_does_not_score_above_its_own_texture(beside):
-    """Half of the second volume, moved along the first axis, lies outside: border or padding instead of tissue."""
+    """Half of the second volume, shifted along the first axis, is outside: border or padding instead of tissue."""
     size, shift = (32, 16, 16), 16
     one = volumes(1, size, sigma=1.0)
     x = torch.cat([one, 1.5 * one - 0.2], dim=1) + 0.02 * volumes(2, size, seed=6)

@@ -1,4 +1,4 @@
-"""Every prior under the contract that they share, with its density by dense matrices."""
+"""Contracts of all priors, with their densities from dense matrices."""
 
 from itertools import permutations
 
@@ -23,7 +23,8 @@ from groupmorph_monai.space import MeanAlignment, MultiGaussian, OneWayAlignment
 
 
 def gaussian_filter(size, widths):
-    """Dense Gaussian filter with free borders, ``(N, N)``, of standard deviations in voxels along each axis."""
+    """Return the dense matrix ``(N, N)`` of a Gaussian filter with free borders and these standard deviations, in
+    voxels."""
     axes, unit = range(1, len(size) + 1), np.eye(np.prod(size)).reshape(-1, *size)
     for axis, n, width in zip(axes, size, widths):
         frequency = np.pi * np.arange(n) / n
@@ -35,7 +36,7 @@ def gaussian_filter(size, widths):
 
 
 def gaussian_kl(mean, covariance, precision):
-    """KL divergence of a Gaussian from one of mean 0, whose density is on the range of its precision."""
+    """Compute the KL divergence of a Gaussian from one of mean 0, on the range of its precision."""
     eigenvalues = np.linalg.eigvalsh(precision)
     log_determinants = np.log(eigenvalues[eigenvalues > 1e-9]).sum() + np.linalg.slogdet(covariance)[1]
     return 0.5 * (np.trace(precision @ covariance) - len(mean) + mean @ precision @ mean - log_determinants)

@@ -34,7 +34,7 @@ def test_points_lie_on_the_surface_and_the_distance_is_that_to_it():
 
 
 def test_the_right_motion_is_the_most_likely_in_both_directions():
-    """Sphere 1 lies 4 voxels further on than sphere 0."""
+    """Sphere 1 is shifted by 4 voxels relative to sphere 0."""
     target = surfaces(sphere((12.0, 14.0, 13.0), 7.0), sphere((16.0, 14.0, 13.0), 7.0))
     likelihood = SurfaceDistance(noise_voxels=1.0)
 

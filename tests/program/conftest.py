@@ -3,4 +3,4 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def unseen(no_pictures):
-    """Nobody looks at the pictures of these registrations."""
+    """These tests do not read the pictures."""

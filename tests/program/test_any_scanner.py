@@ -1,4 +1,4 @@
-"""Whatever the scanners, the written fields take every point of tissue to where it truly lies."""
+"""For any scanner, the written fields map every point of tissue to its true position."""
 
 import numpy as np
 import pytest
@@ -11,10 +11,10 @@ MEAN_MM, AT_95_PERCENT_MM = 0.5, 1.5
 
 @st.composite
 def protocols(draw, most_scans, most_voxels):
-    """A `Protocol` and what ``--reference`` is. What is continuous comes from the seed: drawn by hypothesis it would
-    be varied a little at a time."""
+    """Generate a `Protocol` and the value of ``--reference``. Continuous values come from the seed, as hypothesis would
+    vary them in small steps."""
     number, storage = draw(st.integers(2, most_scans)), draw(st.sampled_from(STORAGES))
-    # The volumes of a 4D file have one grid, and one header, which cannot follow anybody.
+    # The volumes of a 4D file have one grid and one header, which cannot follow the patient.
     grids, follows = (1, False) if storage == "4D" else (number, draw(st.booleans()))
     reference = draw(st.sampled_from(["mean", *map(str, range(number))]))
     seed = draw(st.integers(0, 2**32 - 1))
@@ -35,7 +35,7 @@ def check(tmp_path_factory, protocol, reference):
     assert mean < MEAN_MM and at_95_percent < AT_95_PERCENT_MM
 
 
-# A registration takes seconds, so that what fails is not made smaller.
+# A registration takes seconds, too long to shrink failing examples.
 FIXED = {"derandomize": True, "deadline": None, "database": None, "phases": [Phase.explicit, Phase.generate]}
 FOLLOWED = Protocol(
     4, orientations=(7, 30), spacings_mm=((2, 2, 5), (3, 2.5, 3)), follows=True, storage="mha", most_voxels=40**3

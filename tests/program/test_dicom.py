@@ -1,4 +1,4 @@
-"""From a scanner's export to deformation fields: the same as from NIfTI of the same scans."""
+"""From a scanner's export to deformation fields: the result equals that of the same scans in NIfTI files."""
 
 import nibabel
 import numpy as np

@@ -1,5 +1,5 @@
-"""From a scanner's export to what a colleague opens: DICOM objects, report.html in a browser, and fields that other
-programs read."""
+"""From a scanner's export to the files that others open: DICOM objects, report.html in a browser, and fields read by
+other programs."""
 
 import re
 import shutil
@@ -66,7 +66,7 @@ def test_the_report_opens_in_a_browser_with_the_verdict_and_every_scan(study, tm
     page = (study[0] / "report.html").as_uri()
     command = [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path}", "--virtual-time-budget=20000", "--dump-dom", page]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=300).stdout
-    assert re.search(r'<body[^>]* data-ready="', shown)  # which its script sets when the images are drawn
+    assert re.search(r'<body[^>]* data-ready="', shown)  # set by the script of the page when the images are drawn
     verdict = read_json(study[0] / "report.json")["verdict"]["verdict"]
     assert f'<span class="badge {verdict}" role="status">{verdict}</span>' in shown
     assert re.search(rf'<input[^>]*id="time"[^>]*max="{COUNT - 1}"', shown)

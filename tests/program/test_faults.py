@@ -1,4 +1,4 @@
-"""Series on which a registration once went wrong."""
+"""Series on which registration once failed."""
 
 import nibabel
 import numpy as np
@@ -28,7 +28,7 @@ OUTSIDE = ("nan", "zero", "border")
 
 
 def grid_points(scan):
-    """``(*S, 3)``: where the voxels of a scan lie."""
+    """Compute the voxel positions of a scan, ``(*S, 3)`` mm."""
     axes = [np.arange(n) for n in scan.data.shape]
     return apply(scan.affine, np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1))
 
@@ -38,7 +38,8 @@ def load(file):
 
 
 class Turned:
-    """Two scans; at the second the table has moved, as its header says, and the patient has turned, as it does not."""
+    """Two scans: at the second the table has moved, which its header states, and the patient has rotated, which it does
+    not."""
 
     def __init__(self, degrees, table_mm, extent_mm, spacing_mm):
         rng = np.random.default_rng(5)
@@ -68,7 +69,7 @@ def test_a_moved_table_is_no_sign_that_tissue_is_static(turned, output):
 
 
 def test_a_field_reaches_beyond_the_first_scan(turned, output):
-    """`inverse_ddf_01` covers the second scan, of which the table took two fifths out of the first one's."""
+    """`inverse_ddf_01` covers the second scan, two fifths of which are outside the first one."""
     points = grid_points(turned.scans[1])
     truth = turned.motions[1].inverse(points)
     beyond = ~turned.scans[0].sees(points, margin_voxels=-0.5)
@@ -78,7 +79,7 @@ def test_a_field_reaches_beyond_the_first_scan(turned, output):
     assert errors.mean() < 0.5 and errors.max() < 1.5
 
 
-def test_what_no_other_scan_has_seen_moves_with_the_body_and_is_flagged(turned, output):
+def test_parts_that_no_other_scan_covers_move_with_the_body_and_are_flagged(turned, output):
     points = grid_points(turned.scans[0])
     truth = turned.motions[1](points)
     covered, unseen = turned.scans[1].sees(truth, 1), ~turned.scans[1].sees(truth, -1)
@@ -92,7 +93,7 @@ def test_what_no_other_scan_has_seen_moves_with_the_body_and_is_flagged(turned, 
 
 @pytest.fixture(scope="module")
 def other_grids(tmp_path_factory):
-    """Two scans of which the second, the reference, is finer, smaller, oblique and stored along other axes."""
+    """Make two scans; the second, the reference, is finer, smaller, oblique and stored along other axes."""
     protocol = Protocol(21, (0, 29), ((3.5, 3.5, 3.5), (3, 2.5, 4)), most_voxels=30**3, amplitude_mm=1)
     examination, folder = examine(protocol), tmp_path_factory.mktemp("other_grids")
     return examination, register(save(examination.scans, folder), folder / "out", "--reference", "1")
@@ -120,7 +121,7 @@ def partly_covered():
 
 
 @pytest.mark.parametrize("outside", OUTSIDE)
-def test_what_a_scan_has_not_seen_is_as_asked(outside, partly_covered, tmp_path):
+def test_values_outside_the_field_of_view_are_as_requested(outside, partly_covered, tmp_path):
     files = save(partly_covered.scans, tmp_path)
     output = register(files, tmp_path / "out", "--reference", "0", "--no-refine", "--outside", outside)
     first, second = partly_covered.scans
@@ -140,12 +141,12 @@ def test_what_a_scan_has_not_seen_is_as_asked(outside, partly_covered, tmp_path)
 
 
 def centred_grid(size, spacing_mm):
-    """Affine, and size, of a grid around the origin."""
+    """Return affine and size of a grid centred at the origin."""
     return affine(np.diag([spacing_mm] * 3), [-spacing_mm * (n - 1) / 2 for n in size]), size
 
 
 def small_series(size, spacing_mm, shift_mm):
-    """Two scans of ``size`` voxels; the tissue of the second has moved along the first axis."""
+    """Write two scans of ``size`` voxels; the tissue of the second has moved along the first axis."""
     rng = np.random.default_rng(6)
     body = Body(rng, 2)
     motions = [Motion(np.eye(4)), Motion(affine(np.eye(3), (shift_mm, 0, 0)))]
@@ -198,7 +199,7 @@ def test_rounding_by_bfloat16_does_not_reach_the_geometry(tmp_path):
     files, points = save(scans, tmp_path), landmarks(rng, body, motions, scans)
     options, fields = ["--set", "spacing_mm=1.2", "--set"], []
     for bf16 in ("false", "true"):
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16 == "true"):  # as in a caller's training or server
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16 == "true"):  # as a caller may have enabled it
             output = register(files, tmp_path / bf16, *options, f"network_bf16={bf16}")
         errors = Registered(output).errors_mm(points)
         print(f"mean {errors.mean():.3f} mm")

@@ -1,4 +1,4 @@
-"""Whatever a NIfTI header says about place and time, results lie where the tissue is, for every reader."""
+"""For any geometry and times in NIfTI headers, results are at the position of the tissue, for every reader."""
 
 import nibabel
 import numpy as np
@@ -20,7 +20,7 @@ def set_forms(file, qform, sform):
 
 
 def affine_by_itk(file):
-    """Voxel to RAS mm of a file's first three axes, as SimpleITK reads it."""
+    """Return the affine of a file's first three axes, voxel to RAS mm, as SimpleITK reads it."""
     image = SimpleITK.ReadImage(str(file))
     number = image.GetDimension()
     matrix = np.reshape(image.GetDirection(), (number, number)) * image.GetSpacing()
@@ -71,7 +71,7 @@ def test_axes_that_are_nearly_parallel_are_refused_with_the_cure(tmp_path, capsy
 
 @pytest.mark.parametrize("frame_time_s", [None, 4.5])
 def test_volumes_are_as_far_apart_in_time_as_the_scan_says_or_at_no_known_time(frame_time_s, tmp_path):
-    """nibabel writes 1 in `pixdim[4]` by itself, and without a unit it is no time."""
+    """nibabel sets `pixdim[4]` to 1 by default; without a unit it is no time."""
     (file,) = save(moved_pair(0, 0, 4, 100, 4).scans, tmp_path, "4D")
     if frame_time_s:
         image = nibabel.load(file)

@@ -1,4 +1,4 @@
-"""Intensities that say nothing about tissue do not move it: masked-out air, fill values, NaN."""
+"""Intensities outside of tissue have no effect on the motion: masked-out air, fill values, NaN."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Series that are taken a few scans at a time, from files to files."""
+"""Series that are processed a few scans at a time, from files to files."""
 
 import nibabel
 import numpy as np
@@ -44,11 +44,11 @@ def test_a_few_scans_at_a_time_give_what_all_at_once_give(tmp_path):
 
 
 def test_memory_does_not_grow_with_the_number_of_scans():
-    """In processes of their own, as memory that was once taken is never given back."""
+    """Runs are in separate processes, as the peak memory of a process never falls."""
     size, peaks = (40, 36, 32), {}
     for number in (32, 64):  # which the verdict measures in groups of 16
         (row,) = memory(METHOD, [(number, size)], scans_at_once=2)
         peaks[number] = row["peak memory, GB"]
     of_a_scan = 87 * 40 * 36 * 32 / 1e9  # where all are in memory
-    # Peaks of equal runs differ by up to 6 scans; in memory, 32 more scans would take all 32.
+    # Peaks of equal runs differ by up to 6 scans; if all scans were in memory, 32 more would need 32.
     assert peaks[64] - peaks[32] < 12 * of_a_scan

@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, and what they show is so."""
+"""The notebooks run from top to bottom, and their statements hold."""
 
 from pathlib import Path
 

@@ -20,14 +20,14 @@ def load(name):
 
 
 def points_within(scan, number=300, margin_voxels=6.0):
-    """``(P, 3)`` random places of bright voxels, away from the border."""
+    """Select random bright voxels away from the border, ``(P, 3)``."""
     inside = np.argwhere(scan.data > 0.3 * np.percentile(scan.data, 99))
     points = apply(scan.affine, inside[np.random.default_rng(0).permutation(len(inside))])
     return points[scan.sees(points, margin_voxels)][:number]
 
 
 def test_other_contrasts_are_warped_back(tmp_path):
-    """Tubes of gel at three flip angles, of which two are warped by known fields."""
+    """Tubes of gel at three flip angles, two of which are warped by known fields."""
     rng = np.random.default_rng(3)
     motions = [Motion(np.eye(4)), *(Motion.random(rng, 4, 5, 0, 2) for _ in range(2))]
     scans = [load(f"gel_fa{angle}.nii.gz") for angle in (2, 5, 12)]
@@ -62,7 +62,7 @@ def test_the_lungs_are_brought_together(reference, tmp_path):
 
 
 def test_a_rigid_motion_of_the_head_is_found(tmp_path):
-    """Perfusion frames of 3 x 3 x 6 mm, two of which a header puts elsewhere."""
+    """Perfusion frames of 3 x 3 x 6 mm, two of which have another position in their header."""
     image = nibabel.load(SCANS / "asl.nii.gz")
     frames = np.moveaxis(np.asarray(image.dataobj).astype(np.float32), -1, 0)
     turns = Rotation.from_euler("zxy", [[0, 0, 0], [9, -4, 2], [-7, 3, -5]], degrees=True).as_matrix()

@@ -6,7 +6,7 @@ from scanners import Protocol, Registered, Scan, affine, apply, examine, registe
 from scipy.spatial.transform import Rotation
 
 SAME_MM, ROUNDED_MM = 0.01, 0.05
-# 48 degrees about no axis in particular, and a shift.
+# A rotation by 48 degrees about an arbitrary axis, and a shift.
 WORLD = affine(Rotation.from_rotvec([0.3, -0.5, 0.6]).as_matrix(), (12, -7, 20))
 
 
@@ -17,14 +17,14 @@ def examination():
 
 @pytest.fixture(scope="module")
 def expected(examination, tmp_path_factory):
-    """Points of each timepoint carried to each."""
+    """Map the points of each timepoint to each timepoint."""
     folder = tmp_path_factory.mktemp("expected")
     files = save(examination.scans, folder / "scans")
     return Registered(register(files, folder / "out")).transports(examination.points)
 
 
 def difference_mm(carried, expected):
-    """Greatest distance between points carried by two registrations, where both fields reach."""
+    """Compute the greatest distance between points mapped by two registrations, where both have fields."""
     distance = np.linalg.norm(carried - expected, axis=-1)
     assert np.isfinite(distance).mean() > 0.9
     print(f"mean {np.nanmean(distance):.4f} mm, greatest {np.nanmax(distance):.4f} mm")
@@ -32,7 +32,7 @@ def difference_mm(carried, expected):
 
 
 def test_the_points_are_right_at_all(examination, expected):
-    """Two results that are both the identity would agree too."""
+    """Without this test, two results could agree by both being the identity."""
     errors = np.linalg.norm(expected - examination.points, axis=-1)
     assert np.nanmean(errors) < 0.5 * 4
 

@@ -20,7 +20,7 @@ PHANTOMS = {
 
 
 def constant_pair_network(velocity_voxels=0.0):
-    """Weights of the network of models/voxelmorph, which predict this velocity everywhere with next to no variance."""
+    """Make weights of models/voxelmorph that predict this velocity everywhere with almost no variance."""
     network = GroupVAE(2, encoder_channels=[32, 64, 64, 64, 64], decoder_channels=[64, 64, 64])
     for head, value in ((network.mean_head, velocity_voxels), (network.variance_head, -30.0)):
         torch.nn.init.zeros_(head.weight)
@@ -61,7 +61,7 @@ def test_the_prior_sees_the_sum_of_all_passes(tmp_path):
     [("models/voxelmorph_diff", constant_pair_network, 0.0), ("models/krebs_cvae", static_code_network, 1.0)],
 )
 def test_a_contrast_that_is_off_changes_no_intensity(model, weights, of_equal_scans, tmp_path):
-    """Scans that are equal stay so: their squared error is 0, and their correlation 1."""
+    """Equal scans remain equal: their squared error is 0, and their correlation 1."""
     volume = gaussian_filter(np.random.default_rng(0).normal(size=(24, 24, 24)), 2)
     for name in ("a", "b"):
         (tmp_path / "data" / name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""`--std` states the error, or is refused where it cannot."""
+"""`--std` predicts the errors, or is refused where it cannot."""
 
 import nibabel
 import numpy as np
@@ -14,8 +14,8 @@ from groupmorph_monai.data.writing.applying import apply_field_to_points
 
 
 def standardised_errors(phantom, folder):
-    """Components of the errors of the first scan's landmarks in each other scan, where the first is the reference,
-    divided by the written standard deviation of a component."""
+    """Divide the errors of landmarks mapped from the reference, the first scan, to each other scan by their written
+    standard deviation, per component."""
     points = with_landmarks_mm(phantom)["landmarks_mm"].numpy()
     for k in range(1, len(points)):
         errors = apply_field_to_points(folder / f"ddf_{k:02d}.nii.gz", points[0]) - points[k]

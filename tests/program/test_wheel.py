@@ -1,4 +1,4 @@
-"""The package as pip installs it, far from the repository."""
+"""The package as installed by pip, outside of the repository."""
 
 import os
 import shutil
@@ -17,10 +17,11 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """Function that runs a command of a fresh environment: the wheel's files, and of everything else this one's."""
+    """Return a function that runs a command in a fresh environment with the wheel's files and all packages of this
+    environment."""
     folder = tmp_path_factory.mktemp("wheel")
     ignored = shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__", "tests", "runs")
-    source = shutil.copytree(REPOSITORY, folder / "source", ignore=ignored)  # a build leaves files beside its own
+    source = shutil.copytree(REPOSITORY, folder / "source", ignore=ignored)  # a build leaves files in its folder
     venv.create(folder / "env", symlinks=True, with_pip=False)
     python = folder / "env" / "bin" / "python"
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}

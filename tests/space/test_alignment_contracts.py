@@ -1,4 +1,4 @@
-"""Every transformation and every alignment under the contract that they share, with matrix exponentials."""
+"""Contracts of all transformations and alignments, with matrix exponentials."""
 
 import pytest
 import torch
@@ -139,7 +139,7 @@ class TestReferenceAlignment(AlignmentContract):
 
 
 class TestOneWayAlignment(AlignmentContract):
-    """The reference's own velocity does not count."""
+    """The velocity of the reference has no effect."""
 
     def subject(self, reference=0):
         return OneWayAlignment(reference)

@@ -1,4 +1,4 @@
-"""Linear operators under the contract that they share."""
+"""Contracts of linear operators."""
 
 import numpy as np
 import torch
@@ -90,7 +90,7 @@ class TestMultiGaussian(_Symmetric):
 
 
 class TestFreeLinearPrecision(_Symmetric):
-    """With linear fields integrated out, by NumPy's dense matrices."""
+    """Linear fields are integrated out by dense matrices in NumPy."""
 
     prior, weights = FluidPrior(0, 0, 0.5, 2.0), (1.0, 3.0)
 

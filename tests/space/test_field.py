@@ -15,13 +15,13 @@ def lattice(size, step):
 
 
 def constant(size, step):
-    """A displacement of 8, -16 and 4 voxels of the image: its numbers are exact in every unit of the steps."""
+    """Make a displacement of 8, -16 and 4 voxels of the image, which is exact in the units of all steps."""
     values = torch.tensor([8.0, -16.0, 4.0], dtype=torch.float64).view(1, 1, 3, 1, 1, 1) / step
     return Field(values.expand(1, 1, 3, *lattice(size, step)), size, step)
 
 
 def ramp(size, step):
-    """Each component the image voxel's own index along its axis, in voxels of the lattice."""
+    """Make a field whose components are the image voxel's indices, in voxels of the lattice."""
     return Field(voxel_grid(lattice(size, step), torch.empty(0, dtype=torch.float64))[None, None], size, step)
 
 
@@ -34,7 +34,7 @@ def check_every_step(size, steps=STEPS):
             assert (actual.values - both[other])[:, 0].abs().max() < 1e-12
             if other > step:
                 continue
-            # Interpolation keeps a ramp up to the lattice's last voxel, and this one's value beyond.
+            # Interpolation reproduces a ramp up to the lattice's last voxel, and repeats its value beyond.
             last = torch.tensor([step * (n - 1) / other for n in lattice(size, step)], dtype=torch.float64)
             expected = both[other][0, 1].minimum(last.view(3, 1, 1, 1))
             assert (actual.values[0, 1] - expected).abs().max() < 1e-10
@@ -65,7 +65,7 @@ def test_a_cube_of_150_voxels_and_one_of_9():
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("step, other", [(1, 2), (1, 4), (2, 8), (4, 16), (1, 16)])
 def test_a_thinned_ramp_lies_on_every_step_th_voxel(step, other, axis):
-    """Smoothing keeps a ramp away from its ends, so that a lattice that is off by a voxel shows."""
+    """Smoothing preserves a ramp away from its ends, which reveals a lattice that is off by one voxel."""
     for n in (150, 135, 161):
         size = [5, 4, 5]
         size[axis] = n
@@ -94,7 +94,7 @@ def test_the_same_step_is_the_same_field_and_other_values_stay_on_the_lattice():
 
 @pytest.mark.parametrize("n", AMBIGUOUS)
 def test_values_that_lie_on_another_lattice_are_refused(n):
-    """A step of 16 that is taken for 8, a size that is off by one voxel of the lattice."""
+    """Examples: a step of 16 instead of 8, and a size that is off by one voxel of the lattice."""
     right = lattice((n, n, n), 8)
     Field(torch.zeros(1, 1, 3, *right), (n, n, n), 8)
     for wrong in (lattice((n, n, n), 16), lattice((n, n, n), 4), (right[0], right[1], right[2] + 1)):

@@ -28,8 +28,8 @@ def test_canonical_axes_are_nibabels(order, signs, linear):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_of_a_steeply_turned_grid_the_axes_are_the_closest_together(seed):
-    """nibabel's choice goes axis by axis; the sum of the three cosines is the greatest there is."""
+def test_the_canonical_axes_of_a_steeply_rotated_grid_are_jointly_closest(seed):
+    """The sum of the three cosines is maximal, whereas nibabel chooses axis by axis."""
     rotation = Rotation.random(random_state=seed).as_matrix()
     actual = Grid(SIZE, affine_of(rotation)).canonical()
     cosines = (actual.affine[:3, :3] / actual.spacing_mm).diagonal().sum()

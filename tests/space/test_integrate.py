@@ -118,7 +118,7 @@ def test_the_affine_flow_is_exact_to_the_borders_and_so_is_its_inverse():
     torch.testing.assert_close(ddf[INSIDE], fine[INSIDE], atol=1e-6, rtol=0)
     corner = torch.tensor([0.0, 0, 0], dtype=torch.float64)
     mapped = corner + ddf[0, 0, :, 0, 0, 0]
-    # Outside of the grid too: the inverse is affine, so that its first voxels tell it everywhere.
+    # Also outside of the grid, as the first voxels of an affine inverse determine it everywhere.
     slope = torch.stack([back[0, 0][(slice(None), *at)] - back[0, 0, :, 0, 0, 0] for at in torch.eye(3).int().tolist()])
     torch.testing.assert_close(mapped + back[0, 0, :, 0, 0, 0] + slope.T @ mapped, corner, atol=1e-9, rtol=0)
     velocity.requires_grad_()

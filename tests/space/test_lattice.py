@@ -38,7 +38,7 @@ def test_restricting_is_the_adjoint_of_interpolating(factor):
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("factor", [2, 4, 8, 16])
 def test_lattices_of_every_size_lie_where_they_say(factor, axis):
-    """A ramp is taken between an image's lattices exactly, whatever its size."""
+    """Resampling between lattices is exact on a ramp, for any size of the image."""
     for n in range(4, 261):
         size = [3, 3, 3]
         size[axis] = n

@@ -13,7 +13,7 @@ def test_the_root_is_lapacks(dimensions):
     torch.testing.assert_close(cholesky(matrices), expected, rtol=1e-6, atol=1e-9)
 
 
-def test_what_a_floor_keeps_from_being_singular_has_a_finite_root():
+def test_matrices_regularised_by_a_floor_have_finite_roots():
     edge = torch.tensor([1.0, 2.0, -1.0]).view(1, 3, 1, 1)
     matrices = edge.unsqueeze(1) * edge.unsqueeze(2) + 1e-4 * torch.eye(3).view(1, 3, 3, 1, 1)
     root = cholesky(matrices)

@@ -22,14 +22,14 @@ from groupmorph_monai.space.transforms import (
 
 
 def smooth_field(size, amplitude=1.2, phase=0.0):
-    """``(3, *size)`` voxels, as an ITK file holds it: representable in single precision."""
+    """Make a smooth field ``(3, *size)`` in voxels that is representable in single precision, as in ITK's files."""
     i, j, k = torch.meshgrid(*(torch.linspace(0, 2, n, dtype=torch.float64) for n in size), indexing="ij")
     waves = [torch.sin(i + 2 * j + d + phase) * torch.cos((d + 1) * k - phase) for d in range(3)]
     return amplitude * torch.stack(waves)
 
 
 def points_inside(grid, number=200, margin=0.0, seed=0):
-    """Somewhere between the outermost voxel centres, ``margin`` voxels away from these."""
+    """Draw points at least ``margin`` voxels inside the outermost voxel centres."""
     size = torch.tensor(grid.shape, dtype=torch.float64)
     voxels = margin + random(number, 3, seed=seed) * (size - 1 - 2 * margin)
     return voxels @ grid.affine[:3, :3].T + grid.affine[:3, 3]
@@ -91,7 +91,7 @@ def test_a_nested_composition_has_the_lattice_of_a_flat_one():
     flat = ComposedTransform(first, second, dense)
     nested = ComposedTransform(ComposedTransform(first, second), dense)
     torch.testing.assert_close(nested.lattice.affine, flat.lattice.affine)
-    # A node of the lattice is read at a voxel of the field.
+    # A node of the lattice is a voxel of the field.
     points = points_inside(flat.lattice)
     torch.testing.assert_close(GRID.voxels(second(first(points))), flat.lattice.voxels(points))
 
@@ -99,7 +99,7 @@ def test_a_nested_composition_has_the_lattice_of_a_flat_one():
 def test_a_field_alone_has_no_inverse_and_one_with_it_has_it_once():
     field = smooth_field(SIZE)
     alone, both = DenseTransform(field, None, GRID), DenseTransform(field, -field, GRID)
-    # The distance of the fade depends on the longest vector, which the negative field shares.
+    # The distance over which the field fades depends on the longest vector, which the negative field shares.
     points = points_inside(GRID, margin=-3)
     assert torch.equal(alone(points), both(points)) and not alone.is_identity
     assert DenseTransform(torch.zeros_like(field), None, GRID).is_identity
@@ -138,7 +138,7 @@ def test_a_linear_field_is_the_affine_map_that_it_samples():
 
 
 def itk_point_map(transform, points):
-    """RAS points through an LPS transform."""
+    """Map RAS points by an LPS transform."""
     lps = points.numpy() * [-1, -1, 1]
     return np.array([transform.TransformPoint(p.tolist()) for p in lps]) * [-1, -1, 1]
 
@@ -153,7 +153,7 @@ def itk_affine(transform):
 
 
 def itk_dense(field, grid):
-    """The displacement field transform of ``(3, *S)`` voxels."""
+    """Make ITK's transform of a displacement field ``(3, *S)`` in voxels."""
     mm = np.einsum("de,eijk->dijk", grid.affine[:3, :3].numpy(), field.numpy())
     lps = np.moveaxis(mm, 0, -1) * [-1, -1, 1]  # (i, j, k, 3)
     flip = np.diag([-1.0, -1, 1, 1])
@@ -214,7 +214,7 @@ def test_the_inverse_of_a_composition_undoes_it():
 @pytest.mark.parametrize("fade", [4.0, float("inf")])
 @pytest.mark.parametrize("axes, flips", [((0, 1, 2), (1, 1, 1)), ((2, 0, 1), (1, -1, 1)), ((1, 0, 2), (-1, 1, -1))])
 def test_at_the_voxels_of_a_parallel_grid_a_map_is_itself(monkeypatch, axes, flips, fade):
-    """Whatever the order and direction of the axes, within the field's grid and beyond it."""
+    """This holds for any order and direction of the axes, inside the field's grid and beyond it."""
     monkeypatch.setattr("groupmorph_monai.space.grid.SLAB_VOXELS", 300)
     dense = DenseTransform(smooth_field(SIZE), smooth_field(SIZE), GRID, fade)
     relative, shape = torch.zeros(4, 4, dtype=torch.float64), [0, 0, 0]
@@ -251,7 +251,8 @@ def test_oblique_grids_are_not_parallel():
 
 @pytest.mark.parametrize("amplitude", [0.3, 1.2, 6.0])
 def test_beyond_its_grid_a_field_fades_to_nothing_without_folding(amplitude):
-    """Along straight lines outwards the map keeps going outwards; beyond 4 times the greatest length all stands."""
+    """Along straight lines outwards the map is monotonic; beyond 4 times the greatest displacement it is the
+    identity."""
     field = smooth_field(SIZE, amplitude)
     dense = DenseTransform(field, 0.5 * field, GRID)
     linear = GRID.affine[:3, :3]
@@ -287,7 +288,7 @@ def test_displacements_slab_by_slab_are_those_of_the_whole(monkeypatch, voxels):
     field = smooth_field(SIZE)
     target = Grid((11, 6, 8), affine_of(OBLIQUE[:, [1, 2, 0]], (2.0, 2.4, 1.9), (-25.0, 30.0, 100.0)))
 
-    def chains():  # anew, as they keep what they have computed
+    def chains():  # new ones, as they cache computed values
         return (
             DenseTransform(field, -field, GRID),
             ComposedTransform(DenseTransform(field, -field, GRID), affine_map()),

@@ -10,7 +10,7 @@ SIZE = (7, 9, 6)
 
 
 def linear_field(matrix, offset, size=SIZE):
-    """Displacement A x + b, ``(1, 1, 3, *size)``."""
+    """Make the displacement A x + b, ``(1, 1, 3, *size)``."""
     grid = voxel_grid(size, torch.empty(0, dtype=torch.float64))
     field = torch.einsum("de,eijk->dijk", matrix, grid) + offset.view(3, 1, 1, 1)
     return field[None, None]
@@ -111,7 +111,7 @@ def test_tf32_is_off_where_it_was_switched_on_for_one_backend(precision):
 
 
 def test_tf32_is_off_where_pytorch_has_one_switch_for_all(precision, monkeypatch):
-    # PyTorch 2.8, the oldest that MONAI takes, has no switch of each backend.
+    # PyTorch 2.8, the oldest version that MONAI supports, has no separate switch for each backend.
     torch.set_float32_matmul_precision("high")
     with monkeypatch.context() as patch:
         patch.setattr(torch.backends.cuda, "matmul", object())
@@ -190,7 +190,7 @@ def test_shapes_that_do_not_fit_are_named():
 
 @pytest.mark.parametrize("shift", [-0.6, -0.25, 0.0, 0.1, 0.4, 0.5])
 def test_the_measured_weight_falls_to_0_within_half_a_voxel(shift):
-    """At the outer faces of the volume, and halfway to a voxel that was not observed."""
+    """The weight is 0 at the outer faces of the volume and halfway to an unobserved voxel."""
     image = torch.rand(1, 1, *SIZE, generator=torch.Generator().manual_seed(0))
     observed, ddf = torch.ones_like(image), torch.zeros(1, 3, *SIZE)
     observed[:, :, 3], ddf[:, 0] = 0, shift
@@ -204,7 +204,7 @@ def test_the_measured_weight_falls_to_0_within_half_a_voxel(shift):
     torch.testing.assert_close(weight, expected.view(-1, 1, 1).expand(1, 1, *SIZE))
 
 
-def test_what_is_known_of_a_warped_image_was_observed_and_lies_inside():
+def test_observed_voxels_of_a_warped_image_lie_inside_and_were_observed():
     size, generator = (7, 6, 8), torch.Generator().manual_seed(0)
     images = torch.rand(1, 2, *size, generator=generator)
     observed = (torch.rand(1, 2, *size, generator=generator) > 0.3).float()

@@ -29,7 +29,7 @@ def error(z, landmarks):
 
 
 def climbed(climb, z, x, flow=displacement):
-    """Refined z, of z on every voxel."""
+    """Refine z on the lattice of every voxel."""
     return climb(Field(z, x.shape[2:]), x, flow).values
 
 
@@ -61,7 +61,7 @@ def test_it_goes_on_from_what_it_is_given(case):
 
 
 def test_every_level_begins_from_the_same_map(case):
-    """The velocity of known maps on each level's own voxels, where the first look at it finds it."""
+    """Each level begins from the velocity of known maps in its own voxels."""
     x, begun = case[0], {}
     logarithms = 0.01 * torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(0))
     logarithms[:, :, 3], logarithms[:, 3] = 200 * logarithms[:, :, 3], 0
@@ -95,7 +95,7 @@ def test_a_motion_of_all_timepoints_together_is_left_as_it_is(case):
     x, _ = case
     z = torch.zeros(1, 3, 3, *x.shape[2:])
     z[:, :, 1] = 0.5
-    # With the mean in play the likelihood would shift and zoom all for fuller windows.
+    # If the mean were free, the likelihood would favour a common shift and scaling that fill more windows.
     refined = climbed(AffineRefinement(WindowCorrelation()), z, x, FLOW)
     assert (refined - z).abs().max() > 1
     torch.testing.assert_close(refined.mean(dim=1), z.mean(dim=1), atol=1e-4, rtol=0)

@@ -35,7 +35,7 @@ LOSSES = {1: 3.0, 2: 2.0, 3: 1.0, 4: 5.0, 5: 4.0, 6: 6.0}
 
 
 class Noisy(torch.nn.Linear):
-    """A network whose result is random, as draws of z are."""
+    """Network with random results, like draws of z."""
 
     def forward(self, x):
         return super().forward(x) + torch.randn(1)
@@ -97,7 +97,7 @@ def contents(folder):
 
 
 def assert_finished(folder, finished):
-    """A run has the files of one that was not stopped, with the same content."""
+    """Check that a run has the same files as an uninterrupted one, with the same content."""
     for name, content in contents(finished).items():
         assert same(load(folder / name), content), name
 
@@ -169,7 +169,7 @@ def test_a_run_does_not_go_on_at_another_learning_rate(tmp_path):
 @pytest.mark.parametrize("epoch", [1, 3])
 @pytest.mark.parametrize("writer", [BestWeights, Checkpoints])
 def test_a_run_killed_between_two_files_goes_on(writer, epoch, finished, tmp_path, monkeypatch):
-    """The weights of the best epoch, and its checkpoint: neither is without the other, or the run is refused later."""
+    """The weights of the best epoch and its checkpoint exist together; otherwise the run would be refused later."""
     toy = Toy(tmp_path, 6)
     save = checkpoints._AtomicSaver.__call__
 
@@ -188,7 +188,7 @@ def test_a_run_killed_between_two_files_goes_on(writer, epoch, finished, tmp_pat
 
 
 def test_logs_that_cannot_be_removed_do_not_hide_why_a_training_failed(tmp_path, monkeypatch):
-    def not_empty(folder):  # as on NFS, where a file that is open is only renamed
+    def not_empty(folder):  # as on NFS, where an open file is only renamed
         raise OSError(errno.ENOTEMPTY, "Directory not empty", str(folder))
 
     monkeypatch.setattr(Path, "rmdir", not_empty)
@@ -208,7 +208,7 @@ def kill_everywhere(folder):
 
 
 def test_a_kill_at_any_change_of_the_disk_leaves_a_run_that_goes_on(finished, tmp_path):
-    # In a process of its own: where another test has started autograd's threads, a fork cannot train.
+    # In a separate process, as a fork cannot train after another test has started autograd's threads.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     subprocess.run([sys.executable, __file__, str(tmp_path)], env=environment, check=True, timeout=300)
     claim_for_training(str(tmp_path))
@@ -253,7 +253,7 @@ def test_the_learning_rate_never_climbs_after_the_warmup():
 
 
 def test_an_extended_run_takes_the_rate_of_the_longer_one(tmp_path):
-    """PyTorch's and MONAI's own schedules keep the length of the run that they were saved in."""
+    """The schedules of PyTorch and MONAI would keep the length of the run in which they were saved."""
     parameter = torch.nn.Parameter(torch.zeros(1))
 
     def schedule(iterations):

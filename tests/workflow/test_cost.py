@@ -37,7 +37,7 @@ def inferer(refined=True, draws=0, window=None, schedule=None, storage=IN_MEMORY
 def test_memory_is_of_the_voxels_that_are_held():
     size, program = (200, 160, 120), RegistrationCost(series(4, (4, 4, 4)), inferer()).memory_gb
     four, eight = (RegistrationCost(series(k, size), inferer()).memory_gb - program for k in (4, 8))
-    # A series cannot take less than itself, its aligned volumes and its fields, eight numbers a voxel and timepoint.
+    # A series needs at least its own volumes, the aligned ones and the fields: eight numbers per voxel and timepoint.
     assert eight - four > 8 * 4 * 4 * np.prod(size) / 1e9
     coarser = RegistrationCost(series(4, size), inferer(), spacing_mm=2.0).memory_gb - program
     assert four / 8 < coarser < four
@@ -48,7 +48,7 @@ def test_memory_is_of_the_voxels_that_are_held():
 
 @pytest.mark.parametrize("storage", [IN_MEMORY, Storage(1)])
 def test_memory_is_also_of_the_interpolated_copy_of_a_large_coarse_scan(storage):
-    """On the fine grid of a small reference, whose working grid the other scan does not change."""
+    """The copy is on the fine grid of a small reference, whose working grid the other scan does not change."""
     settings = inferer(refined=False, storage=storage)
     fine, coarse = Grid((64, 64, 64), np.diag([0.25] * 3 + [1.0])), Grid((160, 160, 160), np.eye(4))
     with_copy = RegistrationCost([fine, coarse], settings, 0.25, reference=0).memory_gb
@@ -71,7 +71,8 @@ def test_memory_is_also_of_the_interpolated_copy_of_a_large_coarse_scan(storage)
     ],
 )
 def test_memory_of_few_and_many_scans_as_measured(timepoints, size, options, peak_gb, monkeypatch):
-    """On one thread. Tensors of the refinement grow with the scans, correlations of the verdict with their pairs."""
+    """Measured on one thread. The refinement's tensors grow with the number of scans, the verdict's with that of
+    pairs."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     cost = RegistrationCost(series(timepoints, (size,) * 3), inferer(**options))
     assert cost.memory_gb == pytest.approx(peak_gb, rel=0.1)
@@ -119,7 +120,7 @@ def test_a_refined_level_costs_its_iterations_and_their_conjugate_steps(monkeypa
 
 
 def test_a_unit_of_work_is_timed(monkeypatch):
-    """By a clock that ticks a second each time it is read."""
+    """The clock advances by one second each time it is read."""
     ticks = iter(range(1000))
     monkeypatch.setattr(processor_time.time, "process_time", lambda: float(next(ticks)))
     assert processor_time._seconds_per_unit() == pytest.approx(1 / 64**3)
@@ -131,7 +132,7 @@ def test_nothing_is_refused_where_headers_do_not_tell(monkeypatch):
 
 
 @pytest.mark.parametrize("timepoints, size, spacing_mm", [(6, (100, 100, 80), 0.3), (4, (60, 60, 60), 0.1)])
-def test_what_does_not_fit_is_refused_with_a_spacing_that_does(timepoints, size, spacing_mm, monkeypatch):
+def test_series_that_do_not_fit_are_refused_with_a_spacing_that_does(timepoints, size, spacing_mm, monkeypatch):
     scans = series(timepoints, size)
     needed_gb = RegistrationCost(scans, inferer(), spacing_mm).memory_gb
     monkeypatch.setattr(cost, "available_memory_gb", lambda: needed_gb + 0.01)

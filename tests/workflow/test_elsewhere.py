@@ -1,5 +1,5 @@
-"""Registration, training and evaluation on the stand-in device: nothing lies on the wrong one, nothing is copied or
-waited for that need not be, and the numbers are the CPU's."""
+"""Registration, training and evaluation on the stand-in device: all tensors are on the right device, without needless
+copies or synchronisations, and results equal the CPU's."""
 
 from collections import Counter
 

@@ -23,7 +23,7 @@ def test_the_true_gradient_is_clipped_whatever_it_was_scaled_by(norm, expected, 
 
 
 def test_handlers_find_the_loss_of_a_whole_batch():
-    """By what MONAI's experiment tracking takes it with."""
+    """MONAI's experiment tracking reads the loss in this way."""
     network = torch.nn.Linear(2, 1)
     trainer = SupervisedTrainer(
         device=torch.device("cpu"),

@@ -29,7 +29,8 @@ from groupmorph_monai.workflow import (
 
 
 class LocalNetwork(torch.nn.Module):
-    """z is a pointwise function of every second voxel, so that windows cannot change it; variance as asked for."""
+    """Network whose z is a pointwise function of every second voxel, so that windows cannot change it, with a given
+    variance."""
 
     multiple, stride = 4, 2
 
@@ -154,7 +155,7 @@ def test_the_mean_and_spread_of_draws_are_the_posteriors(caplog):
     result = ask(images((8, 8, 8)), Recorder(std=0.1).eval())
     mean = torch.stack(decoded[-400:]).mean(dim=0)
     torch.testing.assert_close(mean, result["z_mean"], atol=0.03, rtol=0)
-    # On the coarse grid's own voxels the displacement's deviation is twice z's: its voxels are twice as large.
+    # The standard deviation in voxels of the images is twice that of z, in voxels of its lattice.
     spread = result["ddf_std"][..., ::2, ::2, ::2]
     torch.testing.assert_close(spread.mean(), torch.tensor(0.2), atol=5e-3, rtol=0)
     assert "The standard deviation is the network's own, which is not calibrated" in caplog.text
@@ -169,7 +170,7 @@ def test_the_mean_and_spread_of_draws_are_the_posteriors(caplog):
 
 def test_a_second_pass_sees_what_the_first_left():
     class Half(LocalNetwork):
-        """Moves timepoint 0 by half the distance between the two volumes' bright planes."""
+        """Network that moves timepoint 0 by half the distance between the bright planes of both volumes."""
 
         def forward(self, images):
             profile = images.mean(dim=(3, 4))
@@ -211,7 +212,7 @@ def test_refinement_leaves_the_weights():
     refinement = Refinement(LocalCorrelation(), FluidPrior(0, 0, 0, 60), prior_weights=LikeliestWeights())
     result = inferer(refinement=refinement)(x, net)
     shift = (result["ddf"][0, 1, 0] - result["ddf"][0, 0, 0])[4:-4, 4:-4, 4:-4].mean()
-    assert shift.item() == pytest.approx(2, abs=0.1)  # what was rolled by 2 is found 2 voxels further on
+    assert shift.item() == pytest.approx(2, abs=0.1)  # a volume rolled by 2 is shifted by 2 voxels
     for name, value in net.state_dict().items():
         assert torch.equal(value, before[name])
 
@@ -274,7 +275,7 @@ def test_a_batch_brings_its_mask_and_initial_maps():
 
 
 class Nothing(LocalNetwork):
-    """No motion, wherever it looks."""
+    """Network that predicts no motion."""
 
     def forward(self, images):
         return torch.cat([torch.zeros_like(super().forward(images)[:, : 3 * images.shape[1]])] * 2, dim=1)

@@ -42,7 +42,8 @@ def shown(body, grid, motion):
 
 @pytest.fixture(scope="module")
 def displaced():
-    """Three frames of one body: as it is, turned and shifted by 12 mm, and where another header puts it 40 mm away."""
+    """Make three frames of one body: unchanged, rotated and shifted by 12 mm, and with a header that shifts it by 40
+    mm."""
     volume = make_phantom(5, size=(48, 44, 40), timepoints=2)["image"][0].numpy()
     affine = np.diag([1.5, 1.5, 2.0, 1.0])
     affine[:3, 3] = (-20, 10, 5)
@@ -61,7 +62,8 @@ def aligned(displaced):
 
 
 def errors_mm(maps, truth, centre, first=0, half_mm=20):
-    """Mean over points about a place in the ``first`` scan's space, of maps relative to that scan's."""
+    """Compute the mean errors of maps relative to that of the ``first`` scan, over points around a position in its
+    space."""
     points = np.concatenate([(centre + np.random.default_rng(0).uniform(-1, 1, (50, 3)) * half_mm).T, np.ones((1, 50))])
     maps = np.asarray(maps) @ np.linalg.inv(np.asarray(maps)[first])
     return np.array([np.linalg.norm((m @ points - t @ points)[:3], axis=0).mean() for m, t in zip(maps, truth)])
@@ -80,7 +82,7 @@ def test_known_maps_are_found(displaced, aligned, kind):
 
 
 def stored(frame, axes, flips):
-    """The same scan with its voxels in another order."""
+    """Store the same scan with its voxels in another order."""
     indices = np.eye(4)[:, [*axes, 3]]
     data = frame.data.transpose(axes)
     for axis in flips:
@@ -102,7 +104,7 @@ def test_neither_storage_nor_order_changes_the_maps(displaced, aligned):
 
 
 def scattered(seed, timepoints=2, inverted=False):
-    """A body of which each scanner sees a part; it has moved by up to 60 mm and 20 degrees, and some headers follow."""
+    """Make scans of parts of a body that moves by up to 60 mm and 20 degrees, some of whose headers follow it."""
     rng = np.random.default_rng(seed)
     volumes = make_phantom(seed, (64, 60, 48), max(timepoints, 2), max_motion_voxels=0.2)["image"].numpy()
     affine = np.diag([6.0, 6.0, 7.5, 1.0])
@@ -141,7 +143,7 @@ def test_scans_far_apart_are_found(seed, timepoints, inverted):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("inverted", [False, True])
-def test_of_many_scans_some_are_aligned_and_the_others_with_these(inverted, monkeypatch):
+def test_some_of_many_scans_are_aligned_jointly_and_the_others_with_these(inverted, monkeypatch):
     monkeypatch.setattr(affine_alignment, "_MOST_TOGETHER", 3)
     frames, truth, centre = scattered(5, 6, inverted)  # 0, 2 and 4 together
     maps, confidence, polarity = GroupAffine("affine")(frames)
@@ -158,7 +160,7 @@ def test_of_many_scans_some_are_aligned_and_the_others_with_these(inverted, monk
     assert confidence[1] < LEAST_CONFIDENCE < confidence[[0, 2, 3]].min()
 
 
-def test_what_is_not_found_stays_and_is_flagged():
+def test_scans_whose_alignment_fails_stay_in_place_and_are_flagged():
     frames, truth, centre = scattered(3, 2)
     stranger = scattered(4)[0][0]
     away = frames[0].affine.copy()
@@ -189,7 +191,7 @@ def test_a_scan_that_the_steps_lose_keeps_its_header(displaced, monkeypatch):
 
 
 def test_a_block_of_voxels_lies_in_their_middle():
-    """Means of a ramp over blocks are the ramp at the blocks' centres."""
+    """The mean of a ramp over a block is its value at the block's centre."""
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = rotation(20, (1, 2, 3)) * (1.5, 2.0, 4.0), (-7, 30, 12)
     grid, slope = Grid((12, 9, 4), affine), torch.tensor([0.7, -1.1, 0.4]).double()
@@ -228,7 +230,7 @@ def test_correlation_over_shifts_equals_that_of_the_overlap():
     assert scores[tuple(int((t == 5).nonzero()[0]) if (t == 5).any() else 0 for t in correlation.shifts)] == -1
 
 
-def test_of_a_much_larger_scan_the_part_nearby_is_searched():
+def test_only_the_nearby_part_of_a_much_larger_scan_is_searched():
     frames = [Frame(np.zeros((20,) * 3, np.float32), np.diag([mm] * 3 + [1.0]), "scan") for mm in (1.0, 1.0, 20.0)]
     group = affine_alignment._Group(GroupAffine(), frames, [None] * 3)
     maps = torch.eye(4, dtype=torch.float64).expand(3, 4, 4)
@@ -267,7 +269,7 @@ def test_edges_do_not_tell_bright_from_dark():
     assert valid.all() and (features * other).sum(dim=1).min() > -1e-6  # squares of cosines
 
 
-def test_what_was_not_measured_predicts_nothing():
+def test_unmeasured_voxels_predict_nothing():
     volumes = torch.rand(3, 12, 12, 12, generator=torch.Generator().manual_seed(0))
     volumes[1] = 1 - volumes[0]
     measured = torch.ones_like(volumes)
@@ -295,7 +297,7 @@ def test_a_step_in_millimetres_turns_with_the_grid(kind):
 
 
 def test_a_step_is_applied_before_the_map_of_a_turned_scan(displaced):
-    """The scan's header is turned by 90 degrees, and its map is 2 mm off."""
+    """The scan's header is rotated by 90 degrees, and its map is off by 2 mm."""
     (body, *_), _, centre = displaced
     turn = about(rotation(90), centre, [0, 0, 0])
     frames = [body, Frame(body.data, turn @ body.affine, "turned")]
@@ -306,8 +308,8 @@ def test_a_step_is_applied_before_the_map_of_a_turned_scan(displaced):
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_what_lies_outside_of_the_mask_does_not_count(displaced, number, tmp_path):
-    """A bright table that stays where it is, while the body above it moves."""
+def test_voxels_outside_the_mask_do_not_count(displaced, number, tmp_path):
+    """A bright table is static while the body above it moves."""
     frames, _, centre = displaced
     affine = frames[0].affine
     body = Frame(np.pad(frames[0].data, ((0, 0), (0, 24), (0, 0))), affine, "body")

@@ -76,7 +76,7 @@ def test_maps_do_not_depend_on_how_many_are_made_at_a_time(tmp_path):
         torch.testing.assert_close(centred - alignment.shared(centred), expected, atol=1e-6, rtol=0)
 
 
-def test_what_needs_all_scans_at_once_is_refused_in_one_line(tmp_path):
+def test_parts_that_need_all_scans_at_once_are_refused_in_one_line(tmp_path):
     storage, flow = Storage(2, tmp_path), ScalingAndSquaring(2)
     prior = FluidPrior(0, 0, 0, 60)
     with pytest.raises(InputError, match="scans_at_once: expected null with GroupNMI.*got 2.*default likelihood"):

@@ -11,7 +11,7 @@ from groupmorph_monai.workflow import AlignInitiald, NetworkAffine
 
 
 class StubNetwork(AffineNet):
-    """Twelve numbers a timepoint, whatever the images show."""
+    """Network with twelve constant parameters per timepoint."""
 
     def forward(self, images):
         return torch.cat([self.numbers, torch.full_like(self.numbers, -torch.inf)]).view(1, -1, 1, 1, 1)
@@ -19,7 +19,7 @@ class StubNetwork(AffineNet):
 
 @pytest.fixture
 def oblique():
-    """Two scans on one grid, turned and of unequal voxels."""
+    """Make two scans on one rotated, anisotropic grid."""
     affine = torch.eye(4, dtype=torch.float64)
     turn = torch.from_numpy(Rotation.from_euler("xyz", [12, -8, 20], degrees=True).as_matrix())
     affine[:3, :3], affine[:3, 3] = (
@@ -35,7 +35,7 @@ def oblique():
 
 
 @pytest.mark.parametrize("passes", [1, 3])
-def test_what_the_network_says_of_voxels_becomes_maps_of_the_patient(oblique, tmp_path, passes):
+def test_predictions_in_voxels_become_maps_in_patient_coordinates(oblique, tmp_path, passes):
     frames, grid, turn = oblique
     network = StubNetwork()
     angle, shift = 0.1, 0.05
@@ -45,7 +45,7 @@ def test_what_the_network_says_of_voxels_becomes_maps_of_the_patient(oblique, tm
     maps = NetworkAffine(network, tmp_path / "affine.pt", passes)(frames).maps
     torch.testing.assert_close(maps[0] @ maps[1], torch.eye(4).double(), atol=1e-6, rtol=0)  # halves of one motion
     relative = maps[1] @ maps[0].inverse()
-    # A turn about the grid's third axis. Its centre lies on the way of the shift, as far off as both have it.
+    # A rotation about the third axis of the grid, whose centre is ``shift / angle`` away along the second axis.
     axes = torch.from_numpy(Rotation.from_rotvec(passes * angle * turn[:, 2].numpy()).as_matrix())
     torch.testing.assert_close(relative[:3, :3], axes, atol=1e-6, rtol=0)
     half_mm = 40.0  # of the longest side, 80 mm

@@ -50,7 +50,7 @@ def test_a_likelihood_without_a_closed_form_works_too(phantom):
 
 
 def test_it_repeats_itself_and_a_batch_equals_its_items(phantom):
-    # Of more conjugate steps rounding, which follows the order of the timepoints, leaves more.
+    # Rounding, which depends on the order of the timepoints, grows with the number of conjugate gradient steps.
     short = refinement(iterations=(2, 2, 2, 2, 1), conjugate_steps=8)
     x = images(phantom)
     batch = torch.cat([x, x.flip(1)])
@@ -60,13 +60,13 @@ def test_it_repeats_itself_and_a_batch_equals_its_items(phantom):
     torch.testing.assert_close(together[1:], together[:1].flip(1), atol=2e-3, rtol=0)
 
 
-def test_what_lies_outside_of_the_mask_does_not_drive_the_result(phantom):
+def test_voxels_outside_the_mask_do_not_drive_the_result(phantom):
     x = images(phantom)
     mask = torch.zeros_like(x)
     mask[:, :, :22] = 1
     disturbed = x.clone()
     disturbed[:, :, 34:] = torch.rand(disturbed[:, :, 34:].shape, generator=torch.Generator().manual_seed(0))
-    # Windows and smoothing reach 12 voxels at most: what is disturbed lies beyond.
+    # Windows and smoothing reach at most 12 voxels, less than the distance to the changed voxels.
     short = refinement(levels=(2, 1), iterations=(3, 2), prior_weights=None)
 
     def refined(images, mask=None):
@@ -88,7 +88,7 @@ def test_a_level_begins_from_the_likelier_field(phantom):
         assert torch.equal(z.values, refined.values) and not any_static
 
 
-def test_of_several_velocities_what_they_share_is_refined_and_what_sets_them_apart_is_kept(phantom):
+def test_the_mean_of_several_velocities_is_refined_and_their_deviations_are_kept(phantom):
     x, short = images(phantom), refinement(levels=(4, 2, 1), iterations=(4, 4, 3))
     sequence = FlowSequence(EXP, 3)
 
@@ -99,7 +99,7 @@ def test_of_several_velocities_what_they_share_is_refined_and_what_sets_them_apa
     stationary = short(begin, x, displacement).values
     alike = short(begin.with_values(begin.values.repeat(1, 1, 3, 1, 1, 1)), x, one_after_the_other)
     assert stationary.abs().mean() > 0.1
-    # Three flows of a third each are the one, up to the integration's own error; at the border evidence comes and goes.
+    # Three flows of a third each equal the single one, up to integration errors; at the border, the coverage changes.
     inner = (..., *[slice(3, -3)] * 3)
     difference = alike.values - stationary.repeat(1, 1, 3, 1, 1, 1)
     assert difference[inner].abs().mean() < 0.05 * stationary[inner].abs().mean()

@@ -1,4 +1,4 @@
-"""Deformations and initial maps, composed and written into one registration."""
+"""Composition of deformations and initial affine maps."""
 
 import torch
 from torch.nn.functional import interpolate
@@ -31,7 +31,7 @@ def test_the_deformation_comes_first_and_then_the_initial_map():
         deformed = point + GRID[:3, :3] @ ddf[k, :, 5, 4, 3].double()
         expected = initial[k, :3, :3] @ deformed + initial[k, :3, 3]
         torch.testing.assert_close(transforms[k](point[None])[0], expected, atol=1e-5, rtol=0)
-        # Back: first out of the initial map, then by the inverse field, sampled where that leads.
+        # The inverse applies the inverse initial map first, then the inverse field.
         mapped = initial[k, :3, :3] @ point + initial[k, :3, 3]
         expected = point + GRID[:3, :3] @ inverse[k, :, 5, 4, 3].double()
         torch.testing.assert_close(transforms[k].inverse(mapped[None])[0], expected, atol=1e-5, rtol=0)
@@ -65,7 +65,7 @@ def test_fields_stay_as_they_are_and_the_spread_passes_through_the_linear_part()
         torch.testing.assert_close(pred["std_mm"][k], expected)
 
 
-def test_what_nothing_moves_is_the_identity():
+def test_without_motion_transforms_are_the_identity():
     zero = torch.zeros(2, 3, *SIZE)
     transforms = timepoint_transforms(zero, zero, GRID, maps())
     assert transforms[0].is_identity and not transforms[1].is_identity

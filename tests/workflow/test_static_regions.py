@@ -15,7 +15,7 @@ from groupmorph_monai.workflow.evidence import EVERYWHERE, Level
 
 
 def slabs(shift_voxels=6, timepoints=3):
-    """Texture whose first half slides along j, by ``shift_voxels`` and less, while the second stands still."""
+    """Make a texture whose first half slides along j by up to ``shift_voxels`` while the second half is static."""
     noise = torch.rand(1, 1, 40, 48, 32, generator=torch.Generator().manual_seed(0))
     texture = gaussian_filter(noise, 1.0)
     texture = ((texture - 0.35) / 0.3).clamp(0, 1)
@@ -31,13 +31,13 @@ def slid(shift_voxels, timepoints=3):
     return Field(z - z.mean(dim=1, keepdim=True), (40, 48, 32), 2)
 
 
-def test_what_stands_still_stays_where_it_was_beside_what_slides():
+def test_static_tissue_stays_in_place_beside_sliding_tissue():
     x, sliding = slabs(), slid(6)
     static = sliding.with_values(torch.zeros_like(sliding.values))
     begun, any_static = restart(refinement(), (sliding,), [static], x)
     assert any_static
     torch.testing.assert_close(begun.values[..., :8, :, :], sliding.values[..., :8, :, :])
-    # At either end of j some have slid out of view: there it is as beside it.
+    # This includes both ends of j, where some voxels have left the field of view.
     assert begun.values[..., 12:, :, :].abs().max() < 1e-3
     refined = 2 * refinement(iterations=(0, 0, 0, 6, 6))(sliding, x, displacement, hypotheses=[static]).values
     inner = (..., slice(5, -5), slice(3, -3))
@@ -70,15 +70,15 @@ def test_where_nothing_matches_nothing_is_static():
 
 
 @pytest.mark.parametrize(("shift_voxels", "slides"), [(4, False), (6, True)])
-def test_what_moves_little_does_not_slide(shift_voxels, slides):
-    """Where all tissue moves by a voxel or two, a hypothesis is likelier by chance, until z is refined."""
+def test_small_motions_do_not_slide(shift_voxels, slides):
+    """If all tissue moves by a voxel or two, a hypothesis may be more likely by chance before z is refined."""
     z, hypothesis = slid(shift_voxels), slid(0)
     level = Level(slabs(shift_voxels), EVERYWHERE, 1, 2)
     values, counts = torch.full((1, 2, 40, 48, 32), 0.1), torch.ones(1, 1, 40, 48, 32)
     values[:, 1, 20:] = 0.2
     fused, any_static = STATIC.fuse(z, [hypothesis], values, counts, level, unrelated=0.0)
     assert any_static == slides and torch.equal(fused.values, z.values) != slides
-    # Air that matches under no hypothesis, and moves any distance, does not slide either.
+    # Air that matches under no hypothesis does not slide, however far it moves.
     values[:, :, :20], z.values[..., :6, :, :] = 0.0, 9 * z.values[..., :6, :, :]
     fused, any_static = STATIC.fuse(z, [hypothesis], values, counts, level, unrelated=0.0)
     assert any_static == slides and torch.equal(fused.values, z.values) != slides
@@ -86,7 +86,8 @@ def test_what_moves_little_does_not_slide(shift_voxels, slides):
 
 @pytest.mark.parametrize(("gain", "evident"), [(0.012, False), (0.04, True)])
 def test_regions_that_occur_by_chance_are_not_static(gain, evident):
-    """Of 8 regions of 10^3 voxels in 3 timepoints, each gains ``0.2 * 3000 * gain`` nats, with 7680 places for it."""
+    """Each of 8 regions of 10^3 voxels in 3 timepoints gains ``0.2 * 3000 * gain`` nats and has 7680 possible
+    positions."""
     z, hypothesis = slid(6), slid(0)
     values, counts = torch.full((1, 2, 40, 48, 32), 0.1), torch.ones(1, 1, 40, 48, 32)
     for corner in product((5, 25), (7, 31), (3, 19)):
@@ -98,7 +99,7 @@ def test_regions_that_occur_by_chance_are_not_static(gain, evident):
 
 
 def test_a_hypothesis_that_reads_beyond_the_border_wins_nothing():
-    """One timepoint has not seen the half that stands still: nothing there tells for either."""
+    """One timepoint does not cover the static half, so there is no evidence for either field."""
     x, sliding = slabs(), slid(6)
     covered = torch.ones_like(x)
     covered[:, 1:, 20:] = 0

@@ -38,8 +38,8 @@ SIZE, LATTICE = (24, 20, 22), (12, 10, 11)
 
 
 class StubNetwork(torch.nn.Module):
-    """A velocity along the first axis for each timepoint, voxels of every second voxel, that a function of the images
-    tells; one standard deviation everywhere."""
+    """Network that predicts a velocity along the first axis for each timepoint by a function of the images, in voxels
+    of its lattice of every second voxel, with a constant standard deviation."""
 
     multiple, stride = 4, 2
 
@@ -132,7 +132,7 @@ def test_the_prior_of_velocities_sees_all_passes_and_the_variance_of_the_last(pa
     torch.testing.assert_close(prior.energy(result["dvf"]), passes**2 * one)
     torch.manual_seed(0)
     drawn = TrainingInferer(ask)(images(), net)
-    # All but the last draw are where the velocity is; of the last one the mean is.
+    # ``z_mean`` contains the draws of all passes but the last, and the mean of the last one.
     variance = (drawn["dvf"] - drawn["z_mean"]).var()
     assert variance.sqrt() == pytest.approx(0.1, rel=0.05)
     torch.testing.assert_close(drawn["z_log_variance"], torch.full_like(drawn["z_mean"], 2 * torch.tensor(0.1).log()))
@@ -158,7 +158,7 @@ def test_the_pull_to_the_identity_is_that_of_the_composed_map(passes):
     forward, inverse = maps[0, 1] @ maps[0, 0].inverse(), maps[0, 0] @ maps[0, 1].inverse()
     expected = sum(0.5 * (m - torch.eye(4)).square().sum() for m in (forward, inverse))
     assert prior(result["z_mean"]).item() == pytest.approx(expected.item(), rel=1e-3) and expected > 1e-5
-    # Eq. 5 asks for this of any weights.
+    # Eq. 5 holds for any weights.
     torch.testing.assert_close(forward @ inverse, torch.eye(4).double(), atol=1e-6, rtol=0)
 
 

@@ -29,7 +29,7 @@ def test_a_state_dict_and_a_checkpoint_load_when_an_engine_starts(wrap, network,
 
 
 def test_a_network_that_several_processes_train_is_unwrapped(network, tmp_path, monkeypatch):
-    # A device that stands in for a GPU in other tests is none that DataParallel could use.
+    # DataParallel cannot use the stand-in device of other tests.
     module = sys.modules["torch.nn.parallel.data_parallel"]  # a function of this name hides it
     monkeypatch.setattr(module, "_get_available_device_type", lambda: None)
     torch.save(network.state_dict(), tmp_path / "w.pt")

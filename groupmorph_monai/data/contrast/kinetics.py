@@ -199,7 +199,7 @@ class ToftsFit:
             )
 
     def for_series(self, series: Series) -> tuple["ToftsFit", dict[str, str]]:
-        """Replace the parameters of the sequence that are None by those in the headers, or else by typical ones.
+        """Replace the parameters of the sequence that are None with those in the headers, or else by typical ones.
 
         Returns:
             The fit, and the source of each of these parameters by name.

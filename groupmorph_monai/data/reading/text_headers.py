@@ -1,6 +1,6 @@
 """Check the text headers of NRRD and MetaImage files before ITK reads them.
 
-ITK crashes on some damaged headers, replaces some invalid values by defaults, and ignores bytes that do not fit the
+ITK crashes on some damaged headers, replaces some invalid values with defaults, and ignores bytes that do not fit the
 declared size. Valid files of other programs pass: only what contradicts itself or the file is refused.
 """
 

@@ -5,7 +5,7 @@ from groupmorph_monai.apps.monai_label.requests import OPTIONS, register, regist
 from groupmorph_monai.errors import InputError
 
 
-def test_what_a_request_asks_for_reaches_the_command():
+def test_options_of_a_request_reach_the_command():
     request = {"reference": 2, "effort": "best", "initial": "rigid", "spacing_mm": 1.5, "overlay": ["data/lung_ct"]}
     asked = register_arguments({**request, "model": "groupmorph", "image": "x", "client_id": None})
     args = make_parser().parse_args(["register", *asked, "--", "x"])

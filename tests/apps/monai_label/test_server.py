@@ -1,4 +1,4 @@
-"""A real server of MONAI Label with the app, asked by MONAI Label's own client.
+"""The app on a real MONAI Label server, queried by MONAI Label's own client.
 
 It runs where MONAI Label is installed: `make monai-label`.
 """

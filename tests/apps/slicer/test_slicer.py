@@ -1,4 +1,4 @@
-"""The module for 3D Slicer without Slicer: its library as it is, its window and logic over a scene of plain objects."""
+"""The module for 3D Slicer, tested without Slicer: its library directly, its widgets and logic on a mock scene."""
 
 import importlib
 import sys

@@ -16,7 +16,7 @@ def test_a_phantom_is_made_when_it_is_asked_for():
 
 
 def test_a_folder_of_series_is_read_with_its_landmarks(tmp_path):
-    """On a grid turned by a quarter and of unequal spacing: landmarks stay where they are in the patient."""
+    """On a grid rotated by 90 degrees with anisotropic spacing, landmarks keep their positions in the patient."""
     affine = np.array([[0.0, -2, 0, 30], [1, 0, 0, -5], [0, 0, 3, 2], [0, 0, 0, 1]])
     folder = tmp_path / "patient"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""Finished cells are kept, other settings give another cell, and a failing method does not stop the run."""
+"""Finished cells are kept, cells are separate for each setting, and a failing method does not stop the run."""
 
 import os
 import time
@@ -16,7 +16,7 @@ from groupmorph_monai.benchmarks.peers import MissingError
 
 @dataclass(frozen=True)
 class Fake:
-    """A method that does as ``kind`` says, in the process that it is called in."""
+    """A method whose behaviour ``kind`` selects, in the calling process."""
 
     kind: str
 
@@ -51,7 +51,7 @@ def one():
 
 @pytest.fixture
 def runs(monkeypatch):
-    """The methods that were run: here, without a process of their own."""
+    """Record the methods that run, in this process instead of separate ones."""
     run = []
 
     def here(method, series, folder, log, limit_s, threads):
@@ -94,7 +94,7 @@ def test_other_settings_are_other_cells(one, tmp_path):
     assert len(paths) == 6 and CellStore(tmp_path, 1).path(case, "fake", method) in paths
 
 
-def test_what_failed_is_tried_again_and_what_ran_out_of_time_with_more_of_it(one, runs, tmp_path):
+def test_failed_cells_are_repeated_and_timeouts_with_a_longer_limit(one, runs, tmp_path):
     store, methods = CellStore(tmp_path, 1), {"late": Fake("sleeping"), "bad": Fake("wrong")}
     for limit in (60, 60, 30, 90):
         late, bad = fill(one, methods, store, limit, lambda line: None)[2:]
@@ -103,7 +103,7 @@ def test_what_failed_is_tried_again_and_what_ran_out_of_time_with_more_of_it(one
 
 
 def test_a_cell_without_its_arrays_is_not_finished(one, runs, tmp_path):
-    """The process may end between the two files, of which the JSON is written last."""
+    """The process may be killed between the two files; the JSON is written last."""
     store = CellStore(tmp_path, 1)
     fill(one, {"fake": Fake("zero")}, store, 60, lambda line: None)
     store.path(one[0], "fake", Fake("zero")).unlink()

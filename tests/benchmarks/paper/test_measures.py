@@ -48,7 +48,7 @@ def test_true_points_are_the_same_tissue_in_every_timepoint(series):
 
 
 def test_the_inverse_of_a_field_alone_is_found_where_it_is_asked_for():
-    """A stretch by 1.2 about the middle, on a grid of unequal spacing."""
+    """The map stretches by 1.2 about the centre of an anisotropic grid."""
     affine = torch.diag(torch.tensor([1.0, 2.0, 3.0, 1.0]))
     middle = torch.tensor([10.0, 10, 10]).view(3, 1, 1, 1)
     field = 0.2 * (voxel_grid((21, 21, 21), torch.empty(0)) - middle)
@@ -67,7 +67,7 @@ def test_a_line_is_smooth_and_a_bump_as_rough_as_it_is_high():
     bumped = line.clone()
     bumped[1] += 30
     low, high = np.percentile(bumped.numpy(), (1, 99))
-    # The bump stands 30 above the line of its neighbours; the next one's line, half of the bump too high.
+    # The bump is 30 above the line between its neighbours; the line at the next scan is too high by half of that.
     expected = 100 * ((30**2 + 15**2) / 2) ** 0.5 / (high - low)
     assert curve_roughness_percent(bumped, covered, times) == pytest.approx(expected, rel=1e-3)
     assert np.isnan(curve_roughness_percent(line[:2], covered, times[:2]))

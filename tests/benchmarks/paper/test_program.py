@@ -1,4 +1,4 @@
-"""The whole command on one small phantom: it is killed midway, resumes, and writes the page."""
+"""The complete command on a small phantom is killed midway, resumes, and writes the page."""
 
 import csv
 import os

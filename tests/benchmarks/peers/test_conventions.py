@@ -1,4 +1,5 @@
-"""Every peer's field is one of ours: known motion on an oblique grid of unequal spacing is found by all of them."""
+"""Every peer recovers known motion on an oblique anisotropic grid, and its field follows the conventions of this
+package."""
 
 import importlib.util
 
@@ -21,7 +22,7 @@ def oblique_affine():
 
 
 def body():
-    """A textured ellipsoid in air, so that nothing but the field says where it is."""
+    """Render a textured ellipsoid in air."""
     rng = np.random.default_rng(0)
     texture = sum(gaussian_filter(rng.standard_normal(SIZE), s) * s**1.5 for s in (2, 4))
     grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in SIZE], indexing="ij"))
@@ -30,7 +31,7 @@ def body():
 
 
 def smooth_motion():
-    """A field of at most about 3 voxels, as waves a whole grid long."""
+    """Make a field of at most about 3 voxels from waves as long as the grid."""
     x, y, z = (np.pi * np.arange(n).reshape([-1 if a == d else 1 for a in range(3)]) / n for d, n in enumerate(SIZE))
     ones = np.ones(SIZE)
     return np.stack(
@@ -45,7 +46,7 @@ MOTIONS = {
 
 
 def series_warped_by(u):
-    """A pair whose second volume, pulled back by ``u``, is the first: ``first(x) = second(x + u(x))``."""
+    """Make a pair whose second volume, pulled back by ``u``, is the first: ``first(x) = second(x + u(x))``."""
     second, _ = body()
     grid = np.stack(np.meshgrid(*[np.arange(n) for n in SIZE], indexing="ij"))
     first = map_coordinates(second, grid + u, order=3, mode="nearest")

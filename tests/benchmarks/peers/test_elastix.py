@@ -19,7 +19,7 @@ def test_b_splines_reproduce_a_line_and_sum_to_one():
 
 
 def test_a_transforms_parameters_are_read_in_elastix_order():
-    """First all of x, then y, then z, each with x fastest; a stack has one set a timepoint."""
+    """All parameters of x come first, then those of y and z, each with x fastest; a stack has one set per timepoint."""
     size, points = (6, 5, 4), (6, 6, 5)
     values = np.zeros((2, 3, 5, 6, 6))
     values[1, 1] = (np.arange(6.0) * 2 - 2)[None, None, :]  # timepoint 1 moves along y by the x coordinate

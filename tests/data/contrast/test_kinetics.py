@@ -23,7 +23,7 @@ TISSUES = ((0.05, 0.4), (0.16, 0.5), (0.6, 0.3))
 
 
 def signals(curves):
-    """Concentrations ``(N, K)`` as a series ``(K, N, 1, 1)``, each voxel with a gain of its own."""
+    """Convert concentrations ``(N, K)`` to the signal of a series ``(K, N, 1, 1)``, each voxel with its own gain."""
     gain = np.linspace(50, 300, len(curves))
     image = [g * spgr_signal(curve, T10_S) for g, curve in zip(gain, curves)]
     return np.stack(image, axis=1)[:, :, None, None].astype(np.float32)
@@ -84,7 +84,7 @@ def test_plasma_volume_and_ve_stay_possible():
 
 
 def static_series():
-    """A block whose halves enhance, in air, at rest."""
+    """Make a static block in air whose halves enhance differently."""
     images = np.full((7, 10, 8, 6), 0.01, np.float32)
     curve = signals([concentration(MINUTES - ARRIVAL_S, 0.16, 0.5, 0.0)])[:, 0, 0, 0]
     images[:, 2:8, 2:6, 1:5] = curve[0]
@@ -92,7 +92,7 @@ def static_series():
     return images
 
 
-def test_what_enhances_and_when_the_agent_arrives_are_found_and_air_is_left_out():
+def test_enhancing_tissue_and_arrival_of_the_agent_are_detected_without_air():
     images = static_series()
     shifted = images.copy()
     shifted[3] = np.roll(shifted[3], 2, axis=0)
@@ -121,7 +121,7 @@ def series_of(times=MINUTES, **slices):
     return Series(frames, times_s=tuple(times), **slices)
 
 
-def test_what_no_header_tells_is_assumed_with_a_warning(caplog):
+def test_parameters_without_a_header_are_assumed_with_a_warning(caplog):
     fit, sources = ToftsFit().for_series(series_of())
     assert (fit.repetition_time_s, fit.flip_angle_deg, fit.t10_s) == (0.005, 12, 1.5)
     assert all(source.startswith("assumed") for source in sources.values())
@@ -140,7 +140,7 @@ def test_the_native_t1_is_questioned_at_another_field_strength(tesla, warned, ca
     assert not caplog.records
 
 
-def test_what_the_user_gave_counts_before_the_header():
+def test_parameters_of_the_user_override_the_header():
     scans = series_of(slices=([SimpleNamespace(number={"RepetitionTime": 4.1, "FlipAngle": 20.0}.get)],) * 7)
     fit, sources = ToftsFit(flip_angle_deg=8.0).for_series(scans)
     assert (fit.repetition_time_s, fit.flip_angle_deg) == (pytest.approx(0.0041), 8)
@@ -176,7 +176,7 @@ def test_a_mask_limits_what_is_fitted(tmp_path):
         ({"arrival_s": 360.0}, 7, MINUTES, "kinetics_arrival_s: expected a time before the last scan at 360 s"),
     ],
 )
-def test_what_cannot_be_fitted_is_refused(settings, timepoints, times, words):
+def test_series_that_cannot_be_fitted_are_refused(settings, timepoints, times, words):
     frames = tuple(Frame(np.zeros((2, 2, 2)), np.eye(4), "scan") for _ in range(timepoints))
     series = Series(frames, times_s=None if times is None else tuple(times[:timepoints]))
     with pytest.raises(InputError, match=words):

@@ -18,7 +18,7 @@ TIMES_S = (0.0, 60.0, 120.0)
 
 
 def niftis(folder, contents):
-    """A series of which each scan has a sidecar; one file for all where there is one content."""
+    """Write a series with one sidecar per scan, or a single file if one content is given."""
     names = [folder / f"t{k if len(contents) > 1 else 0}.nii.gz" for k in range(3)]
     for name, content in zip(names, contents):
         write_json(name.with_name(name.name.removesuffix(".nii.gz") + ".json"), content)

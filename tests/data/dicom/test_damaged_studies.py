@@ -37,7 +37,8 @@ def test_parts_of_a_series_in_two_folders_or_files_named_outright(tmp_path):
 
 
 def test_a_messy_folder(tmp_path):
-    """Copies, a DICOMDIR, reports, files without a preamble, private junk, empty and hidden files."""
+    """The folder also contains copies, a DICOMDIR, reports, files without a preamble, private objects, empty and hidden
+    files."""
     images = dynamic()
     exports.save(images, tmp_path / "DICOM")
     for number, image in enumerate(images[:9]):
@@ -148,7 +149,7 @@ def test_an_impossible_number_of_frames_is_answered_at_once(tmp_path):
 
 
 def mosaics_and_files(kind, folder):
-    """A timepoint in each file."""
+    """Make files with one timepoint each."""
     images = (
         exports.enhanced(volumes(), AFFINE, files=4)
         if kind == "enhanced"
@@ -364,7 +365,7 @@ def test_a_mosaic_of_more_slices_than_fit_into_it_is_refused(tmp_path):
 
 @pytest.mark.parametrize("told", ["acquisition time", "instance number"])
 def test_noise_of_headers_does_not_split_a_series(tmp_path, told):
-    """Nor wherever values are rounded, such as at 0.0005. The slices of GE's volumes share no number or time."""
+    """Neither do different rounding thresholds, such as 0.0005. The slices of GE's volumes share no number or time."""
     data, rng = volumes(), np.random.default_rng(0)
     images = dynamic() if told == "acquisition time" else exports.ge(data, AFFINE, TriggerTime=None)
     for image in images:

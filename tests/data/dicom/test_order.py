@@ -1,4 +1,4 @@
-"""Order and times of the volumes of a series, by whichever attributes tell them."""
+"""Order and times of the volumes of a series, from any of the attributes that determine them."""
 
 import numpy as np
 import pytest
@@ -134,7 +134,7 @@ def test_series_are_not_ordered_by_numbers_that_each_of_them_counts(tmp_path):
 
 
 def test_trigger_times_count_from_the_start_of_their_series(tmp_path):
-    """The scan before the contrast agent is a series of its own, 300 s before the dynamic one."""
+    """The scan before the contrast agent is a separate series, 300 s before the dynamic one."""
     shared, data = exports.examination(), volumes()
     before = {"SeriesNumber": 3, "AcquisitionTime": "100000", "TriggerTime": "0"}
     images = exports.classic(shared, data[0], AFFINE, SeriesDescription="pre", **before)
@@ -172,7 +172,7 @@ def test_phases_of_a_gated_scan_are_in_the_order_of_their_series(tmp_path):
 @pytest.mark.parametrize("times", ["interleaved", "equal"])
 @pytest.mark.parametrize("numbers", [(304, 301, 303, 302), (1, 1, 1, 1)])
 def test_phases_are_in_the_order_of_their_percentages(tmp_path, times, numbers):
-    """Series numbers are those of the reconstruction, or all alike, and series times those of the reconstruction."""
+    """Series numbers are equal or those of the reconstruction, as are the series times."""
     shared, data, images = exports.examination(Modality="CT"), volumes(), []
     for k, (volume, number) in enumerate(zip(data, numbers)):
         starts = [exports.clock(2 * s + 0.1 * (3 * k % 4)) for s in range(SIZE[2])]
@@ -341,7 +341,7 @@ def test_clocks_go_back_during_the_scan(tmp_path):
         # One program wrote the zone, another did not.
         [{"AcquisitionDateTime": f"202503011000{k}0{zone}"} for k, zone in ((0, "+0200"), (3, ""))]
         + [{"AcquisitionTime": "100100", "AcquisitionDate": "20250301"}],
-        # A zone that no country has is none.
+        # A zone that exists in no country is ignored.
         [{"AcquisitionDateTime": f"20250301100{k}", "TimezoneOffsetFromUTC": "UTC"} for k in ("000", "030", "100")],
     ],
     ids=["dates and times", "suffix", "mixed", "invalid"],

@@ -1,4 +1,4 @@
-"""Pixels in every encoding, tilted gantries and real files: values and places that other programs confirm."""
+"""Pixels in every encoding, tilted gantries and real files have the values and positions that other programs read."""
 
 from pathlib import Path
 
@@ -115,14 +115,14 @@ def test_a_tilted_gantry_is_interpolated_onto_right_angles(tmp_path):
     np.testing.assert_allclose(axes.T @ axes, np.diag([1.5**2, 1.5**2, 9]), atol=1e-4)
     index = np.stack(np.meshgrid(*[np.arange(n) for n in frame.data.shape], indexing="ij"), axis=-1)
     points = index @ axes.T + frame.affine[:3, 3]
-    # The outermost half voxel of what was measured repeats its border.
+    # The outermost half voxel inside the field of view repeats the border's value.
     inside = binary_erosion(frame.valid, np.ones((1, 3, 1)))
     assert inside.mean() > 0.5
     np.testing.assert_allclose(frame.data[inside], (4 * points @ [3, -5, 7])[inside], atol=1.5)
 
 
 def same_place(frame, image, volume=None):
-    """Compare with what dcm2niix made, which flips rows: both hold the same values at the same world coordinates."""
+    """Compare with a file of dcm2niix, which flips rows: values at the same world coordinates are equal."""
     to_theirs = np.linalg.inv(image.affine) @ frame.affine
     whole = np.round(to_theirs).astype(int)
     np.testing.assert_allclose(to_theirs, whole, atol=1e-3)
@@ -145,7 +145,7 @@ def test_a_real_siemens_mosaic_is_what_dcm2niix_makes_of_it():
 def test_a_real_enhanced_philips_file_is_what_dcm2niix_makes_of_it():
     series = read_series(PHILIPS / "IM_0027_fMAP.dcm", description="B0*")
     magnitude, field = series.frames
-    # dcm2niix divides the magnitude by the private scale slope, which one volume has no need of.
+    # dcm2niix divides the magnitude by the private scale slope, which is unnecessary for a single volume.
     theirs = same_place(magnitude, nibabel.load(PHILIPS / "Philips_WIP_B0_NS_801_e1.nii"))
     np.testing.assert_allclose(magnitude.data, theirs * (magnitude.data.max() / theirs.max()), rtol=1e-5)
     # Its slope of the field map, -500 to 500 Hz, differs from the stored one in its sixth digit.

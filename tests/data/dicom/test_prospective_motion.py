@@ -1,4 +1,4 @@
-"""Series whose slices follow the patient: prospective motion correction, and dynamics planned anew."""
+"""Series whose slices follow the patient: prospective motion correction, and replanned dynamic scans."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ SLICE_TIMES = [[exports.clock(2 * k + 0.25 * (3 * s % 7)) for s in range(SIZE[2]
 
 
 def affines(tilted):
-    """Fields of view of the volumes, moved in the world."""
+    """Make affines of the volumes whose fields of view move in world coordinates."""
     moved = []
     for shift, tilt in zip(SHIFTS_MM, TILTS_DEGREES * tilted):
         motion = np.eye(4)
@@ -63,7 +63,7 @@ def test_every_volume_has_its_own_place(tmp_path, headers, times_s, tilted):
 
 
 def test_slices_that_turn_in_their_plane_only(tmp_path):
-    """Their positions along the normal are equal, and so may be those of other volumes' slices."""
+    """Their positions along the normal are equal, and may equal those of slices of other volumes."""
     turns = [Rotation.from_euler("z", 3.0 * k, degrees=True).as_matrix() for k in range(4)]
     grids = [np.block([[turn @ AFFINE[:3, :3], AFFINE[:3, 3:]], [AFFINE[3:]]]) for turn in turns]
     check(exports.save(series_of(TIMES, grids), tmp_path), grids)
@@ -123,7 +123,7 @@ def test_a_missing_slice_of_a_moved_series_is_refused(tmp_path):
 
 @pytest.mark.parametrize("turn", [8, 90])
 def test_stacks_of_a_spine_or_a_localiser_are_no_timepoints(tmp_path, turn):
-    """Each is tilted along its disc, a disc's height above the last."""
+    """Each stack is parallel to its disc, one disc above the previous stack."""
     grids = []
     for k in range(4):
         grid = AFFINE.copy()
@@ -148,7 +148,7 @@ def test_stacks_that_are_turned_by_more_than_a_head_are_a_warning(tmp_path, turn
 @pytest.mark.parametrize("number", [2, 3])
 @pytest.mark.parametrize("missing", [0, 1])
 def test_parallel_stacks_of_knees_or_discs_do_not_follow_the_patient(tmp_path, distance_mm, number, missing):
-    """They are no reason to refuse the dynamic series of the study."""
+    """The dynamic series of the study is aligned nevertheless."""
     shared, stacks, uid = exports.examination(ScanningSequence="SE"), [], exports.generate_uid()
     for k in range(number):
         grid = AFFINE.copy()

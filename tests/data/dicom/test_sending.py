@@ -33,7 +33,7 @@ LONGEST_S = 30
 
 @pytest.fixture(scope="module", params=["siemens", "enhanced"])
 def written(request, tmp_path_factory):
-    """All files that `--dicom --kinetics --std --jacobian` writes of a small DCE series."""
+    """Write all files of a small DCE series with `--dicom --kinetics --std --jacobian`."""
     folder = tmp_path_factory.mktemp("study")
     volumes = np.zeros((4, 10, 9, 6), np.uint16)
     volumes[:, 1:9, 1:8, 1:5] = 200
@@ -69,7 +69,7 @@ def is_of_dcmtk(program):
 
 @contextlib.contextmanager
 def dcmtk(folder):
-    """dcmtk's storescp, which writes what it receives to a folder; yields its port."""
+    """Run dcmtk's storescp, which writes received files to a folder, and yield its port."""
     installed = filter(None, (shutil.which("storescp", path=folder) for folder in os.get_exec_path()))
     program, port = next(filter(is_of_dcmtk, installed), None), free_port()
     if program is None:
@@ -85,7 +85,7 @@ def dcmtk(folder):
 
 @contextlib.contextmanager
 def pynetdicom_server(folder):
-    """The same of pynetdicom, which refuses storage classes that the standard does not have."""
+    """Run pynetdicom's storescp, which rejects storage classes that are not in the standard."""
 
     def store(event):
         (folder / event.request.AffectedSOPInstanceUID).write_bytes(event.encoded_dataset())
@@ -102,7 +102,7 @@ def pynetdicom_server(folder):
 
 @contextlib.contextmanager
 def orthanc(folder):
-    """Orthanc, whose files its web interface copies to a folder in the end."""
+    """Run Orthanc, and finally copy its files to a folder by its web interface."""
     program = shutil.which("Orthanc")
     if not program:
         pytest.skip("no Orthanc here: apt-get install orthanc")
@@ -128,7 +128,7 @@ def orthanc(folder):
 
 
 def send(files, port):
-    """Send files as a PACS receives them; returns the status of each."""
+    """Send files by C-STORE and return the status of each."""
     entity = pynetdicom.AE()
     for kind in {file.SOPClassUID for file in files}:
         entity.add_requested_context(kind, ExplicitVRLittleEndian)

@@ -1,4 +1,4 @@
-"""Whole studies: which series is aligned, which are left aside, and why."""
+"""Complete studies: which series are aligned, which are ignored, and why."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from groupmorph_monai.errors import InputError  # noqa: E402
 
 
 def study(shared):
-    """A dynamic series among what else an examination holds."""
+    """Make a study of a dynamic series and the other series of an examination."""
     other = volumes(6, seed=6)
     flipped = AFFINE[:, [0, 2, 1, 3]]
     computed = {"ImageType": ["DERIVED", "SECONDARY", "SUB"], "SeriesNumber": 9}
@@ -140,7 +140,7 @@ def test_several_patients_are_refused_and_several_frames_of_reference_left_to_th
 
 @pytest.mark.parametrize(("values", "state"), [((6, 6, 6), "to be aligned"), ((0, 400, 10**9 + 800), "diffusion")])
 def test_ges_private_b_value_counts_where_it_changes(tmp_path, values, state):
-    """GE fills the attribute of other scans, too."""
+    """GE sets the attribute of other scans, too."""
     images = dynamic(exports.examination(), volumes(3))
     for image, value in zip(images, np.repeat(values, SIZE[2])):
         image.add_new((0x0043, 0x0010), "LO", "GEMS_PARM_01")
@@ -183,7 +183,7 @@ def test_words_that_are_no_more_than_part_of_a_description_leave_out_no_timepoin
 
 
 def cine(shared, slices, **others):
-    """A series for each of these slices, acquired in one breath-hold each; phases start at another time after the
+    """Make one series per slice, acquired in one breath-hold each; their phases start at different times after the
     trigger."""
     images, data = [], volumes()
     for s in slices:
@@ -210,7 +210,7 @@ def test_slices_with_a_series_each_make_a_stack(tmp_path):
 
 
 @pytest.mark.parametrize("told", ["time", "number"])
-def test_of_a_repeated_breath_hold_the_newest_is_read(tmp_path, caplog, told):
+def test_the_newest_of_repeated_breath_holds_is_read(tmp_path, caplog, told):
     shared, attributes = exports.examination(), {} if told == "time" else {"AcquisitionTime": None}
     images = cine(shared, range(SIZE[2]), **attributes)
     number = 5 if told == "time" else 40

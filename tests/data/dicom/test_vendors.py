@@ -1,4 +1,4 @@
-"""Exports in the manner of each vendor: order, times, place and values, against the phantom and SimpleITK."""
+"""Exports of each vendor: order, times, positions and values agree with the phantom and with SimpleITK."""
 
 import logging
 
@@ -71,7 +71,7 @@ def _depth(file):
 
 
 def test_scans_that_philips_scaled_for_display_are_comparable(tmp_path):
-    """The rescale slope is 1 throughout: the display's values jump with the private scale, the true ones do not."""
+    """The rescale slope is always 1: displayed values jump with the private scale slope, true values do not."""
     series = read_series(exports.save(exports.philips(volumes(), affine_of(), RescaleSlope="1"), tmp_path))
     for frame, volume in zip(series.frames, volumes()):
         np.testing.assert_allclose(frame.data, volume, rtol=1e-6)
@@ -102,7 +102,7 @@ def test_the_log_names_what_is_aligned_and_its_times(tmp_path, caplog):
 
 
 def echo_planar(**attributes):
-    """A GE series whose images all have the times of the series."""
+    """Make a GE series whose images all have the times of the series."""
     private = attributes.pop("private", {})
     header = {"ScanningSequence": ["EP", "GR"], "SequenceVariant": "SS", "MRAcquisitionType": "2D"}
     images = exports.ge(
@@ -198,7 +198,7 @@ def labelled_in_functional_groups():
 
 @pytest.mark.parametrize("images", [labelled_by_philips, labelled_in_functional_groups])
 def test_control_and_label_of_one_moment_are_timepoints(tmp_path, images):
-    """In arterial spin labelling both have the time and the temporal position of their dynamic."""
+    """In arterial spin labelling both have the time and the temporal position of their dynamic scan."""
     series = read_series(exports.save(images(), tmp_path))
     data = volumes() if images is labelled_by_philips else (volumes() + 5) // 2 * 2.0 - 5
     assert_aligned(series, data)
@@ -229,7 +229,7 @@ def test_control_comes_before_label_whatever_the_instance_numbers_and_the_encodi
 def test_magnitude_phase_and_field_maps_in_one_ge_series_are_not_its_timepoints(
     tmp_path, element, values, name, members
 ):
-    """Image types are equal: GE's private raw data type and collapse flag tell them apart."""
+    """Their image types are equal, but GE's private raw data type and collapse flag differ."""
     exports.save(echo_planar(private={element: ("SS", values)}, SeriesDescription="gre"), tmp_path)
     lines, reason = list_dicom([tmp_path])
     assert lines.count("2 x 7 slices") == 2 and "expected one series to align" in str(reason)

@@ -1,4 +1,4 @@
-"""Aligned scans as DICOM: a new series of the same study that our reader, pydicom and ITK's GDCM read alike."""
+"""The aligned scans are a new DICOM series of the study, which our reader, pydicom and ITK's GDCM read alike."""
 
 import itk
 import nibabel as nib
@@ -293,7 +293,7 @@ def test_a_second_run_replaces_the_series_of_the_first_one_alone(tmp_path, monke
             assert len(made) == 4 * SIZE[2] and len({image.SeriesInstanceUID for image in made}) == 1
 
 
-def test_what_cannot_be_written_as_dicom_is_refused_before_any_work(tmp_path):
+def test_series_that_cannot_be_written_as_dicom_are_refused_before_any_work(tmp_path):
     frame = Frame(volumes()[0].astype(np.float32), AFFINE, "scan.nii.gz")
     with pytest.raises(InputError, match="--dicom: expected a series that was read from DICOM, got scan.nii.gz"):
         Products(dicom=True).check(Series((frame, frame)), 0)
@@ -303,7 +303,7 @@ def test_what_cannot_be_written_as_dicom_is_refused_before_any_work(tmp_path):
 
 
 def by_dicom(item, points):
-    """Points ``(P, 3)`` in LPS mm through one item of a deformable registration, as PS3.3 C.20.3.1 has it."""
+    """Map points ``(P, 3)`` in LPS mm by one item of a deformable registration, by the formula of PS3.3 C.20.3.1."""
     (before,), (after,) = item.PreDeformationMatrixRegistrationSequence, item.PostDeformationMatrixRegistrationSequence
     before, after = (np.reshape(m.FrameOfReferenceTransformationMatrix, (4, 4)).astype(float) for m in (before, after))
     (grid,) = item.DeformableRegistrationGridSequence

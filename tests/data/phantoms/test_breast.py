@@ -11,7 +11,7 @@ from groupmorph_monai.space import Displacement, warp
 from groupmorph_monai.space.transforms import interpolate, jacobian_determinant
 
 COARSE = {"size": (80, 68, 44), "spacing_mm": (4.0, 4.0, 4.0)}
-# A block between the nipples, as fine as what it shows.
+# A block between the nipples with voxels as fine as its details.
 BLOCK = {"size": (120, 176, 14), "spacing_mm": (1.5, 1.5, 1.5)}
 TWO = (0.0, 90.0)
 BEFORE_CONTRAST_S = (0.0, 10.0)
@@ -22,7 +22,7 @@ def tissue(series, *names):
 
 
 def fewer(inside):
-    """Those of ``(K, *S)`` voxels that are inside with all their neighbours."""
+    """Erode masks ``(K, *S)`` by one voxel."""
     outside = (~inside).float()[None]
     return torch.nn.functional.max_pool3d(outside, 3, stride=1, padding=1)[0] == 0
 
@@ -73,7 +73,7 @@ def test_images_moved_back_by_the_truth_agree_but_for_the_heart():
     back = warp(image[None], ddf)[0]
     heart = warp(tissue(series, "heart").float()[None], ddf)[0].amax(dim=0) > 0
     breasts = warp(tissue(series, "gland", "vessel", "lesion", "fat").float()[None], ddf)[0].amin(dim=0) > 0.5
-    middle = slice(4, -4)  # what comes into view from other slices cannot agree
+    middle = slice(4, -4)  # tissue that moves in from other slices cannot agree
 
     def apart(volumes, inside):
         return float((volumes[1:] - volumes[0]).abs()[..., middle][:, inside[..., middle]].mean())
@@ -111,7 +111,7 @@ def test_the_late_slope_of_each_curve_is_that_of_its_kind(seed):
         curve = series["image"][:, inside].mean(dim=1)
         assert curve[2] > 1.5 * curve[0]
         late[kind] = float(curve[-1] / curve[2] - 1)
-    # Kuhl et al. 1999: a change of a tenth after the early phase parts the kinds.
+    # Kuhl et al. 1999: a change of a tenth after the early phase distinguishes the kinds of curves.
     assert late["persistent"] > 0.1 > abs(late["plateau"]) and late["washout"] < -0.1
 
 
@@ -145,7 +145,7 @@ def test_the_motion_is_invertible_and_within_its_bound(seed):
 
 
 def test_the_course_is_that_of_a_patient():
-    """Scans are alike before and after the sudden move, and far apart across it."""
+    """Scans hardly move before and after the sudden motion, and far between the two."""
     centres, radii = torch.tensor([[-78.0, 38, 5], [78, 38, 5]]), torch.tensor([[64.0, 82, 72]]).expand(2, 3)
     ratios = []
     for seed in range(5):

@@ -15,7 +15,7 @@ OUTSIDE, CAVITY, LUNG = 0, 1, 2
 
 @pytest.fixture(scope="module")
 def thorax():
-    """End of inspiration and end of expiration, in voxels of 3.7 x 3.7 x 4.5 mm."""
+    """Make a thorax at the end of inspiration and of expiration, with voxels of 3.7 x 3.7 x 4.5 mm."""
     return make_thorax(4, SIZE, timepoints=2, noise_hu=0)
 
 
@@ -34,22 +34,23 @@ def points():
 
 
 def at(volume, points):
-    """Values of ``(*S)`` or ``(C, *S)`` at ``(P, 3)`` voxel coordinates: ``(P,)`` or ``(P, C)``."""
+    """Sample ``(*S)`` or ``(C, *S)`` at voxel coordinates ``(P, 3)``: ``(P,)`` or ``(P, C)``."""
     values = interpolate(volume.float().view(-1, *volume.shape[-3:]), points)
     return values[:, 0] if volume.dim() == 3 else values
 
 
 def deep_in(regions, region):
-    """Two voxels or more from every other region."""
+    """Mark voxels that are two voxels or more away from all other regions."""
     return torch.from_numpy(binary_erosion((regions == region).numpy(), iterations=2))
 
 
-# Ribs, vessels and textures are finer than these voxels, and the wall moves little: the rest is interpolation error.
+# Ribs, vessels and textures are finer than these voxels, and the wall moves little: there, interpolation errors
+# dominate.
 @pytest.mark.parametrize(("region", "most"), [(OUTSIDE, 0.65), (CAVITY, 0.15), (LUNG, 0.35)])
 def test_the_same_tissue_lies_where_the_true_motion_says(thorax, region, most):
     first, last = thorax["image"] + 1000
     ratios = jacobian_determinant(thorax["motion"]) if region == LUNG else torch.ones_like(thorax["image"])
-    places = (deep_in(thorax["regions"][0], region) & (first > 20)).nonzero().float()  # of air there is enough
+    places = (deep_in(thorax["regions"][0], region) & (first > 20)).nonzero().float()  # air has enough voxels
     template = places + at(thorax["motion"][0], places)
     mapped = follow(thorax["motion"][1], template)
     kept = (mapped > 1).all(dim=1) & (mapped < torch.tensor(SIZE) - 2).all(dim=1)

@@ -63,7 +63,7 @@ def test_each_part_of_a_contrast_has_its_own_strength():
 
     assert torch.equal(vary(), series)
     curve, bias, noise = vary(curve_prob=1.0), vary(bias=0.3), vary(noise=0.05)
-    # A curve alone knows of intensities and of no places.
+    # The curve depends on the intensity alone, not on the position.
     assert curve.std(dim=(1, 2)).max() < 1e-6 and (curve - series).abs().mean() > 0.02
     ratio = (bias / series).log()
     second = ratio.diff(n=2, dim=1)
@@ -73,7 +73,7 @@ def test_each_part_of_a_contrast_has_its_own_strength():
 
 
 def test_random_motion_moves_each_timepoint_by_itself_smoothly_and_not_too_far():
-    # Images of their own coordinates show where every voxel was taken from.
+    # Images of their own coordinates show from where every voxel was sampled.
     size = (40, 36, 32)
     for axis, n in enumerate(size):
         line = torch.arange(float(n)).view([-1 if a == axis else 1 for a in range(3)]).expand(size)

@@ -35,7 +35,7 @@ def series(tmp_path):
     return file, read
 
 
-def test_what_is_prepared_is_not_prepared_again(series):
+def test_prepared_series_are_not_prepared_again(series):
     _, read = series
     assert [read(), read(), read()] == [1.0] * 3 and len(ReadFile.calls) == 1
 

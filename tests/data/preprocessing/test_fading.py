@@ -1,4 +1,4 @@
-"""The gain at the ends of a slab is known in simulated scans, and registrations of them do not follow it."""
+"""In simulated scans, the gain at the ends of a slab is estimated, and registrations do not follow it."""
 
 import logging
 from dataclasses import replace
@@ -28,7 +28,7 @@ def _tissue(seed=0):
 
 
 def _scans(count, gain=GAIN, tissue=None, shifts=SHIFTS):
-    """Scans that show the voxel at x of the common space at x + shift, and their transforms."""
+    """Make scans that show voxel x of the common space at x + shift, and their transforms."""
     tissue = _tissue() if tissue is None else tissue
     frames, initial = [], torch.eye(4, dtype=torch.float64).repeat(count, 1, 1)
     for k, shift in enumerate(shifts[:count]):
@@ -53,7 +53,7 @@ def test_the_gain_is_that_of_the_simulation(count, axis):
 
 
 def test_no_gain_if_any_scan_of_many_has_another_grid():
-    """Only some of many scans determine the gain, but all of them are divided by it."""
+    """The gain is estimated from some of the scans, but all of them are divided by it."""
     frames, initial = _scans(6)
     frames, initial = frames * 4, initial.repeat(4, 1, 1)
     assert end_gains(frames, initial)[2].min() < 0.2

@@ -70,7 +70,7 @@ def test_values_of_other_kinds_count_too(one, other):
     assert fingerprint(np.random.RandomState(1)) == fingerprint(np.random.RandomState(2))
 
 
-def test_what_is_part_of_itself_has_a_name():
+def test_a_list_that_contains_itself_has_a_fingerprint():
     values = [1]
     values.append(values)
     assert fingerprint(values) == fingerprint(values) != fingerprint([1])
@@ -87,7 +87,7 @@ def test_folders_with_the_same_nested_names_are_told_apart(tmp_path):
     assert fingerprint({"image": str(tmp_path / "a" / "study")}) != first
 
 
-def test_what_lies_in_the_folder_of_results_does_not_count(tmp_path):
+def test_files_in_the_folder_of_results_are_ignored(tmp_path):
     """An interrupted evaluation resumes, although its folder has changed."""
     before = fingerprint(ClipSeriesd(storage=Storage(None, tmp_path)))
     (tmp_path / "row.json").write_text("{}", encoding="utf-8")

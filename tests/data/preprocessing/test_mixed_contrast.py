@@ -1,4 +1,4 @@
-"""Scans of partly inverted contrast get the contrast of the others; ordinary series are unchanged."""
+"""Scans of partly inverted contrast are mapped to the contrast of the other scans; ordinary series are unchanged."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ SIZE = (40, 38, 36)
 
 
 def tissue_and_air(timepoints, seed=0):
-    """Smooth tissue between 0.2 and 1 in a box of air, with independent noise: ``(K, *SIZE)``."""
+    """Make smooth tissue between 0.2 and 1 in a box of air, with independent noise: ``(K, *SIZE)``."""
     rng = torch.Generator().manual_seed(seed)
     texture = gaussian_filter(torch.rand(1, 1, *SIZE, generator=rng), 1.0)[0, 0]
     tissue = 0.2 + 0.8 * (texture - texture.min()) / (texture.max() - texture.min())

@@ -1,4 +1,4 @@
-"""From one grid to another: closed forms on ramps, which linear interpolation keeps, and a real pair's landmarks."""
+"""Resampling from one grid to another, compared with closed forms on linear ramps and with landmarks of a real pair."""
 
 import logging
 from itertools import permutations, product
@@ -30,7 +30,7 @@ def _affine(spacing=(1.5, 2.0, 3.0)):
 
 
 def _linear(affine, size, slope=(0.7, -1.1, 0.4)):
-    """A ramp in world coordinates: linear interpolation keeps it."""
+    """Make a linear ramp in world coordinates, which linear interpolation reproduces exactly."""
     i, j, k = np.meshgrid(*map(np.arange, size), indexing="ij")
     world = np.einsum("de,eijk->dijk", affine[:3, :3], np.stack([i, j, k])) + affine[:3, 3].reshape(3, 1, 1, 1)
     return np.einsum("d,dijk->ijk", slope, world).astype(np.float32)
@@ -43,7 +43,7 @@ def _translation(shift_mm):
 
 
 def _stored(grid, order, flips):
-    """The same voxels in another order of storage."""
+    """Store the same voxels in another order."""
     affine, shape = grid.affine.clone(), grid.shape
     for axis, flip in enumerate(flips):
         if flip:
@@ -103,7 +103,7 @@ def test_grids_of_few_voxels_are_up_to_twice_as_fine():
 
 
 def test_coarse_axes_are_interpolated_by_cubic_splines():
-    """A wave 3 slices long between whole slices, where linear interpolation loses half of it; padding does not ring."""
+    """Between slices, linear interpolation halves a wave of 3 slices; padding does not ring."""
     native = Grid((32, 30, 30), _affine((1.0, 1.0, 3.0)))
     across = np.arange(30) * 2 * np.pi / 4
     data = np.broadcast_to(100 * np.sin(across), native.shape).astype(np.float32).copy()
@@ -122,13 +122,13 @@ def test_coarse_axes_are_interpolated_by_cubic_splines():
 
 @pytest.mark.parametrize(("scale", "spacing_mm"), [(1.0, 1.0), (0.5, 0.75), (0.1, 0.15)])
 def test_small_objects_are_worked_on_at_a_128th_of_their_longest_side(scale, spacing_mm):
-    """A grid of 192 mm, and the same in smaller units, as of a mouse."""
+    """Example: a grid of 192 mm, and the same grid in smaller units, as for a mouse."""
     grid = Grid((321, 201, 61), _affine((0.6 * scale, 0.6 * scale, 1.2 * scale)))
     np.testing.assert_allclose(working_grid([grid]).spacing_mm, spacing_mm)
 
 
-def test_what_a_coarser_grid_cannot_hold_is_smoothed_away():
-    """Stripes of 2.2 voxels along the first stored axis, on a ramp; half of the volume is padding."""
+def test_details_finer_than_a_coarser_grid_are_smoothed_away():
+    """The image has stripes of 2.2 voxels along the first stored axis, on a ramp; half of the volume is padding."""
     native = Grid((48, 24, 20), _affine((1.0, 3.0, 3.0)))
     stripes = 50 * np.cos(2 * np.pi * np.arange(48) / 2.2)[:, None, None]
     ramp = _linear(native.affine.numpy(), native.shape)
@@ -147,7 +147,7 @@ def test_what_a_coarser_grid_cannot_hold_is_smoothed_away():
 
 
 def test_the_grid_between_two_scans_lies_in_the_middle_of_both():
-    """Turned to either side about one axis and moved to either side: the middle one is neither."""
+    """The scans are rotated and shifted in opposite directions, so that the grid halfway is that of neither."""
     angle = np.deg2rad(10)
     grids = []
     for sign in (-1, 1):
@@ -193,7 +193,7 @@ def test_a_grid_onto_itself_is_bit_equal():
         assert covered.all()
         values[:] = 0  # the series' own volume must stay as it is
         assert frame.data.any()
-    # Another order of storage moves voxels and mixes none.
+    # Another order of storage permutes voxels without interpolation.
     np.testing.assert_allclose(
         resample(frame, _stored(frame.grid, (2, 0, 1), (True, False, True)))[0],
         np.moveaxis(VOLUME[::-1, :, ::-1], (2, 0, 1), (0, 1, 2)),
@@ -229,7 +229,7 @@ def test_resampling_through_a_transform_is_exact_on_a_ramp_and_slab_by_slab(monk
 
 def test_series_on_differing_grids_comes_to_one_and_says_so(tmp_path, caplog):
     first = _affine((1.5, 2.0, 3.0))
-    # The same world from a finer, larger grid that runs the other way along i.
+    # The same image on a finer, larger grid that is reversed along i.
     other = first.copy()
     other[:3, 0] *= -0.5
     other[:3, 3] = first[:3, 3] + first[:3, 0] * (SIZE[0] + 1) - first[:3, 1]
@@ -264,7 +264,7 @@ def test_initial_maps_are_applied_before_the_one_interpolation_and_tell_what_was
 @pytest.mark.skipif(not LUNG.is_dir(), reason="needs the data beside the project")
 def test_real_lung_pair_lies_where_its_landmarks_say():
     series = read_series([LUNG / "3DCT_lung_baseline.mha", LUNG / "3DCT_lung_followup.mha"])
-    # Landmarks on vessels lie in the patient, not in air around him: they would, were LPS and RAS mixed up.
+    # Landmarks on vessels lie inside the patient; if LPS and RAS were confused, they would lie in air.
     points = [read_points(LUNG / f"itkelastix_CT_3D_lung_{w}_point_set_corrected.txt") for w in ("fixed", "moving")]
     for frame, where in zip(series.frames, points):
         voxels = (where - frame.affine[:3, 3]) @ np.linalg.inv(frame.affine[:3, :3]).T

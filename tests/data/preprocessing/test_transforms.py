@@ -43,7 +43,7 @@ def test_a_path_and_a_series_that_is_read_give_the_same(series):
     assert LoadSeriesd()({"image": timed})["times"].tolist() == list(timed.times_s)
 
 
-def test_what_is_below_counts_as_the_least(series):
+def test_lower_values_are_clipped(series):
     native = read_series(series)
     least = float(np.median(native.frames[2].data))
     for image in (series, native):
@@ -81,7 +81,7 @@ def test_a_spacing_that_leaves_next_to_nothing_is_refused(series):
 
 
 def _turned(image):
-    """The same image with its axes reordered and flipped, as another scanner stores it."""
+    """Reorder and flip the axes of an image, as another scanner may store them."""
     return image.as_reoriented(nibabel.orientations.axcodes2ornt("PIR"))
 
 
@@ -130,13 +130,13 @@ def test_masks_come_to_the_working_grid_of_their_scans(series, tmp_path):
     mask = LoadSeriesd()({"image": series, "mask": file})["mask"]
     np.testing.assert_array_equal(mask, canonical(drawn > 0)[None])
     shifted = torch.eye(4, dtype=torch.float64).repeat(6, 1, 1)
-    shifted[2, :3, 3] = 2 * torch.as_tensor(native.affine[:3, 0])  # scan 2 shows there what lies two voxels further on
+    shifted[2, :3, 3] = 2 * torch.as_tensor(native.affine[:3, 0])  # scan 2 is shifted by two voxels
     # Compare on the grid of the first scan, as the grid of the series is an average over its scans.
     load = LoadSeriesd(reference=0)
     masks = load({"image": series, "mask": [file] * 6, "initial": shifted})["mask"]
     np.testing.assert_array_equal(masks[0], canonical(drawn > 0))
     np.testing.assert_array_equal(masks[2], canonical(np.roll(drawn > 0, -2, axis=0)))
-    # One mask alone is drawn on the reference, and moves with it.
+    # A single mask is drawn on the reference and moves with it.
     unshifted = shifted[[0, 1, 0, 3, 4, 5]]
     for reference, initial, expected in (
         (0, shifted, drawn > 0),
@@ -234,7 +234,7 @@ def test_few_values_stay_between_0_and_1(values, expected):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e38])
-def test_what_float32_cannot_hold_is_refused_in_one_line(bad):
+def test_values_outside_the_range_of_float32_are_refused_in_one_line(bad):
     series = torch.randn(2, 6, 6, 6)
     series[1, :2] *= bad
     if bad == 1e38:

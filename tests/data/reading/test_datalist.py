@@ -56,7 +56,7 @@ def test_eleven_scans_have_their_landmarks_in_the_order_of_numbers(tmp_path):
 
 
 def test_landmarks_that_name_their_scans_come_in_the_order_of_these(tmp_path):
-    # The scans sort in another order than their landmarks.
+    # The order of the scans differs from that of their landmarks.
     (tmp_path / "s").mkdir()
     for name in ("t.m", "t"):
         (tmp_path / "s" / f"{name}.nii.gz").write_text("", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""On files of DIR-Lab's layout that are made here: none of its data is."""
+"""Files in DIR-Lab's layout, generated here, as its data may not be redistributed."""
 
 import csv
 
@@ -32,7 +32,7 @@ NAMES[8] = ("Case8Deploy", "case8_{}.img", "case8_dirLab300_{}_xyz.txt")
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """Cases of few voxels, of which the second is cropped."""
+    """Describe small cases, the second of which is cropped."""
     monkeypatch.setattr(dirlab, "DIRLAB_CASES", SIZES)
     monkeypatch.setattr(dirlab, "_IN_PLANE_VOXELS", 32)
 
@@ -43,7 +43,7 @@ def stored(x, y, z, k):
 
 
 def write_case(folder, case):
-    """Volumes of `stored` values and landmarks that move up by a voxel a phase, with the same value in all of them."""
+    """Write volumes of `stored` values and landmarks that move up by one voxel per phase."""
     pack, image, extremes = NAMES[case]
     size = SIZES[case][0]
     for sub in ("Images", "Sampled4D", "extremePhases"):
@@ -150,7 +150,7 @@ def test_mistakes_are_named_in_one_line(pack, capsys):
     refused(str(pack), "T30", "none")
 
 
-def test_what_is_no_case_is_none(tmp_path):
+def test_other_folders_are_no_cases(tmp_path):
     (tmp_path / "Case3Pack").mkdir()
     (tmp_path / "Case31Pack" / "Images").mkdir(parents=True)
     assert not is_dirlab(tmp_path / "Case3Pack") and not is_dirlab(tmp_path / "Case31Pack")
@@ -186,7 +186,7 @@ def test_cases_to_compare_methods_on_have_landmarks_in_mm(tmp_path):
     assert (first.name, last.name) == ("Case1Pack", "Case8Deploy")
     case = first.load()
     assert case["image"].shape == (6, 26, 22, 12)
-    # The grid's axes are those to the right, the front and upwards; the values are those of the files.
+    # The axes of the grid point to the right, anterior and superior; the values are those of the files.
     landmarks_mm = case["landmarks_mm"].double()
     i, j, k = Grid(case["image"].shape[1:], case["affine"]).voxels(landmarks_mm[2]).round().long().T
     series = read_series(str(tmp_path / "Case1Pack"))

@@ -1,4 +1,4 @@
-"""Voxels that were not measured are recognised by their values."""
+"""Voxels outside the field of view are detected by their values."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def test_dark_tissue_is_not_the_rim_of_a_fill_value(tmp_path):
     np.testing.assert_array_equal(valid, view)
 
 
-def test_what_is_no_fill_value_stays(tmp_path):
+def test_values_other_than_fill_values_are_kept(tmp_path):
     noise, view = np.random.default_rng(0).normal(size=(24, 26, 10)), _round_view()
     inner = np.zeros_like(view)
     inner[8:12, 8:12, 3:7] = True
@@ -71,7 +71,7 @@ def test_what_is_no_fill_value_stays(tmp_path):
 
 
 def _trunk(size=(60, 64, 24)):
-    """Lungs in a body in air, HU with noise, and where the body is."""
+    """Make lungs in a body in air, in HU with noise, and the mask of the body."""
     rng = np.random.default_rng(0)
     i, j, k = np.meshgrid(*[np.linspace(-1, 1, n) for n in size], indexing="ij")
     body = np.hypot(i / 0.95, j / 0.7) < 1
@@ -87,9 +87,9 @@ def test_padding_around_a_convex_field_of_view_is_no_evidence(tmp_path):
     padded = np.where(cylinder, trunk.clip(-1024), -1024)
     frame = read_series([write_nifti(tmp_path / "ct.nii", padded.astype(np.float32))] * 2).frames[0]
     assert not frame.valid[~cylinder].any()
-    inner = ~binary_dilation(~cylinder, iterations=2)  # air at the rim is clipped, too
+    inner = ~binary_dilation(~cylinder, iterations=2)  # air at the border is clipped, too
     assert frame.valid[inner].mean() > 0.999 and frame.valid[body & inner].mean() > 0.999
-    # Air that is clipped, or removed around the body, was measured, apart from slices of one value at the ends.
+    # Clipped or removed air around the body was measured, apart from constant slices at the ends.
     blurred = gaussian_filter(np.where(body, trunk, -1024), 0.7)
     chest = np.where(binary_erosion(body, iterations=3), np.where(np.abs(i) < 0.2, 40.0, -850.0), 40.0)
     others = {
@@ -117,7 +117,7 @@ def test_slices_of_one_value_at_the_ends_are_not_measured(tmp_path, fill):
 
 
 def _resliced(image, degrees, fill, order=1):
-    """An image rotated about its centre, with a fill value beyond its ends; and where its voxels come from."""
+    """Rotate an image about its centre, with a fill value beyond its ends; also return the source of each voxel."""
     rotation = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix()
     centre = (np.array(image.shape).reshape(3, 1, 1, 1) - 1) / 2
     source = np.einsum("ij,j...->i...", rotation, np.indices(image.shape) - centre) + centre
@@ -125,7 +125,7 @@ def _resliced(image, degrees, fill, order=1):
 
 
 def _depth_in(source, shape):
-    """Distance of points from the nearest end of a volume, in voxels, negative outside of it."""
+    """Compute the distance of points from the nearest face of a volume, in voxels, negative outside."""
     ends = np.array(shape).reshape(3, 1, 1, 1) - 1
     return np.minimum(source, ends - source).min(axis=0)
 
@@ -144,7 +144,7 @@ def test_wedges_of_resliced_scans_are_not_measured(tmp_path, order, fill):
 
 
 def test_zeros_around_a_body_are_measured(tmp_path):
-    """A head whose background was removed, and a trunk that reaches both ends of an axis, rotated or not."""
+    """Examples: a head without background, and a trunk that reaches both ends of an axis, rotated or not."""
     i, j, k = np.meshgrid(*[np.linspace(-1, 1, n) for n in (96, 90, 24)], indexing="ij")
     texture = 100 + 20 * gaussian_filter(np.random.default_rng(0).standard_normal(i.shape), 2)
     bodies = {"head": i**2 + j**2 + k**2 < 0.8, "trunk": i**2 + j**2 / 0.6 < 0.9}
@@ -160,7 +160,7 @@ def test_zeros_around_a_body_are_measured(tmp_path):
 
 @pytest.mark.parametrize("half", [8, 18])
 def test_a_cube_in_zeros_is_measured_as_a_whole(tmp_path, half):
-    """Its faces are all that it shows."""
+    """It has no structure apart from its faces."""
     cube = np.where(np.abs(np.indices((40, 40, 40)) - 20).max(axis=0) < half, 7, 0).astype(np.float32)
     frame = read_series([write_nifti(tmp_path / "cube.nii", cube)] * 2).frames[0]
     assert frame.valid is None

@@ -1,4 +1,4 @@
-"""Second names of results in the manner of fMRIPrep."""
+"""Second names of results in fMRIPrep's style."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def test_a_name_begins_with_what_the_scans_share(ours, theirs):
     assert is_bids_name(plain) and is_bids_name(f"sub-01_ses-02_acq-dce_{theirs}")
 
 
-def test_what_earlier_processing_called_its_results_is_not_called_so_twice():
+def test_words_of_earlier_processing_are_not_repeated_in_the_description():
     scans = ["sub-01_run-1_desc-preproc_T1w.nii.gz", "sub-01_run-2_desc-preproc_T1w.nii.gz"]
     assert bids_name("warped.nii.gz", scans) == "sub-01_desc-aligned_T1w.nii.gz"
     assert bids_name("ddf_00.nii.gz", scans) == "sub-01_from-scan00_to-common_mode-image_xfm.nii.gz"

@@ -1,4 +1,4 @@
-"""Landmarks of every format in RAS mm, and every mistake answered by one line."""
+"""Landmarks of every format are read in RAS mm, and every mistake is reported in one line."""
 
 import os
 
@@ -145,7 +145,7 @@ def _as_markups(names):
 @pytest.mark.parametrize(("ending", "text"), [("csv", _as_csv), ("fcsv", _as_fcsv), ("mrk.json", _as_markups)])
 def test_landmarks_are_compared_by_their_names(tmp_path, ending, text):
     files = [tmp_path / f"{number}.{ending}" for number in "01"]
-    for names in ("abc", "ade", "aaa", "xyz"):  # names of other points, or of several, do not say how to sort
+    for names in ("abc", "ade", "aaa", "xyz"):  # names of other points, or of several, do not define an order
         files[0].write_text(text("abc"), encoding="utf-8")
         files[1].write_text(text(names), encoding="utf-8")
         np.testing.assert_array_equal(*read_landmarks(files, [Grid((9, 9, 9), np.eye(4))] * 2))

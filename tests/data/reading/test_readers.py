@@ -1,4 +1,4 @@
-"""Files in, a series out: geometry against ITK and closed forms, and every mistake answered by one line."""
+"""Reading of series: the geometry agrees with ITK and closed forms, and every mistake is reported in one line."""
 
 from pathlib import Path
 
@@ -169,10 +169,10 @@ def _two_forms(path, qform, sform, codes):
     return str(path)
 
 
-def test_of_two_forms_the_sform_is_read_and_a_difference_is_told(tmp_path, caplog):
+def test_the_sform_is_preferred_and_a_different_qform_is_reported(tmp_path, caplog):
     shifted = OBLIQUE + 3 * np.eye(4)[:, :1] @ np.eye(4)[3:]
     near = OBLIQUE + 0.01 * np.eye(4)[:, :1] @ np.eye(4)[3:]
-    # Half a turn and a little more: float32 quaternions hold it to some 1e-4 radians.
+    # A little more than half a turn, which float32 quaternions represent to about 1e-4 radians.
     tilt = np.diag([-1.0, -1, 1, 1])
     tilt[1:3, 1:3] = [[-np.cos(1e-3), -np.sin(1e-3)], [-np.sin(1e-3), np.cos(1e-3)]]
     tilt = np.diag([90.0, 90, 90, 1]) @ tilt
@@ -195,7 +195,7 @@ def test_of_two_forms_the_sform_is_read_and_a_difference_is_told(tmp_path, caplo
 @pytest.mark.parametrize("kind", ["nii", "mha", "nrrd"])
 @pytest.mark.parametrize("permutation", [(0, 1, 2), (2, 0, 1)])
 def test_a_sheared_scan_comes_onto_right_angles_with_its_values_in_place(tmp_path, kind, permutation):
-    """A linear ramp is interpolated exactly, so the value of every covered voxel is known."""
+    """Interpolation is exact on a linear ramp, so the value of every covered voxel is known."""
     affine = SHEARED[:, [*permutation, 3]]
     size = tuple(np.array((20, 24, 9))[list(permutation)])
     voxels = np.stack([*np.meshgrid(*map(np.arange, size), indexing="ij"), np.ones(size)])
@@ -272,7 +272,7 @@ def test_a_little_padding_after_the_voxels_does_no_harm(tmp_path):
 @pytest.mark.parametrize("name", ["x.hdr", "x.img", "x.img.gz"])
 @pytest.mark.parametrize("codes", [(1, 2), (1, 0), (0, 2), (0, 0)])
 def test_a_pair_of_files_lies_where_the_same_image_in_one_file_does(tmp_path, name, codes):
-    """Whichever of the qform and the sform, which place it elsewhere, is in force; and in time."""
+    """This holds whichever of qform and sform applies, which differ, and also for times."""
     for kind, file in ((nib.Nifti1Image, "one.nii.gz"), (nib.Nifti1Pair, name)):
         image = kind(make_volume((*SIZE, 2)), None)
         image.set_qform(OBLIQUE, codes[0])
@@ -291,7 +291,7 @@ def test_no_slope_is_no_scaling(tmp_path, slope):
     patch_header(tmp_path / "a.nii", "scl_slope", slope)
     frame = read_image(tmp_path / "a.nii")
     np.testing.assert_array_equal(frame.data, make_volume().astype(np.int16))
-    # Neither form: the middle of the volume is the origin, and the first axis points left.
+    # Without both forms, the centre of the volume is the origin, and the first axis points left.
     expected = np.diag([-1.0, 1, 1, 1])
     expected[:3, 3] = [4, -5.5, -3]
     np.testing.assert_array_equal(frame.affine, expected)

@@ -17,7 +17,7 @@ SIZE = (8, 9, 7)
 
 
 def scan(path, sidecar=None, volumes=None, value=0, frame_time=None):
-    """Write an image of noise around ``value``, 4D where ``volumes`` is given, and the JSON beside it."""
+    """Write an image of noise around ``value``, 4D with ``volumes``, and its JSON sidecar."""
     path.parent.mkdir(parents=True, exist_ok=True)
     shape = SIZE if volumes is None else (*SIZE, volumes)
     image = nibabel.Nifti1Image(
@@ -47,7 +47,7 @@ def levels(series):
         ([{"AcquisitionDateTime": f"2025-03-01T{t}"} for t in ("09:59:50.5", "10:00:2.5", "10:0:7")], (0, 12, 16.5)),
         ([{"AcquisitionDateTime": f"2025-10-26T{t}"} for t in ("02:59:30+02:00", "02:00:00+01:00")], (0, 30)),
         ([{"TriggerDelayTime": t} for t in (0, 350, 700.5)], (0, 0.35, 0.7005)),
-        # One acquisition time for all phases of the heart.
+        # All cardiac phases have one acquisition time.
         ([{"AcquisitionTime": t} for t in ("23:59:50", "0:00:10", "00:01:00")], (0, 20, 70)),
         ([{"AcquisitionTime": "10:00:00", "TriggerDelayTime": t} for t in (10, 60, 110)], (0, 0.05, 0.1)),
         ([{"FrameTimesStart": [t]} for t in (0, 15, 45)], (0, 15, 45)),

@@ -53,7 +53,7 @@ def _nan(path):
 
 
 def _named(path, name):
-    """Write an image under a name with the ending of its format, and give it another."""
+    """Write an image with the ending of its format, and rename it."""
     write = write_nifti if ".nii" in name else write_by_itk
     write(path.with_name(name), make_volume(), orthogonal_affine())
     path.with_name(name).rename(path)
@@ -68,7 +68,7 @@ def _moved(distance_mm):
     return OBLIQUE + distance_mm * np.eye(4)[:, :1] @ np.eye(4)[3:]
 
 
-# Two metres a voxel, along an axis of the array that runs along the third one of the world.
+# Two metres per voxel along an array axis that is parallel to the third world axis.
 GIANT = np.diag([1.0, 1, 2000, 1])[:, [2, 0, 1, 3]]
 
 MISTAKES = {
@@ -162,7 +162,7 @@ def test_a_bad_file_among_good_ones_is_named_in_one_line(tmp_path, name, capfd, 
     assert capfd.readouterr().err == "" and not caplog.records
 
 
-def test_what_nibabel_corrects_is_not_logged(tmp_path, caplog):
+def test_corrections_by_nibabel_are_not_logged(tmp_path, caplog):
     patch_header(tmp_path / "a.nii.gz", "sizeof_hdr", 0)
     read_image(tmp_path / "a.nii.gz")
     assert not caplog.records
@@ -201,7 +201,7 @@ def test_a_4d_file_for_one_volume_is_to_be_split(tmp_path):
 
 
 @pytest.mark.parametrize("value", ["", 3, {"a": 1}, [["t0.nii"]], [""], ["t0.nii", None]])
-def test_what_cannot_be_paths_is_named(value):
+def test_values_that_cannot_be_paths_are_named(value):
     assert error_of(value).startswith(f"series: expected image files or a folder, got {value!r}")
 
 

@@ -101,7 +101,7 @@ def test_fractions_as_labels_are_warned_of(tmp_path, caplog):
         assert ("omit --label unless it is a label map" in caplog.text) == warned
 
 
-def test_what_is_no_field_is_named_in_one_line(tmp_path):
+def test_files_that_are_no_fields_are_named_in_one_line(tmp_path):
     write_image(smooth_frame(), tmp_path / "image.nii.gz")
     (tmp_path / "text.nii.gz").write_text("no field", encoding="utf-8")
     for name, words in (("image.nii.gz", "(20, 26, 15)"), ("text.nii.gz", "field"), ("gone.nii.gz", "field")):
@@ -134,7 +134,7 @@ def test_no_field_that_is_not_finite_is_written_or_read(tmp_path, value):
 
 @pytest.fixture
 def study(tmp_path):
-    """A folder with a field, two images whose names differ after a dot, and points in two formats."""
+    """Write a folder with a field, two images whose names differ after a dot, and points in two formats."""
     series = save_frames(tmp_path / "in", [smooth_frame(), smooth_frame()])
     write_result(series, tmp_path / "out")
     for name in ("scan.t1.nii.gz", "scan.t2.nii.gz"):
@@ -158,7 +158,7 @@ def test_every_file_that_is_moved_keeps_its_name(study):
 def test_points_of_slicer_keep_their_system_labels_and_properties(study, system):
     points = [{"label": name, "position": [5.0, 5.0, -5.0], "color": 3} for name in ("a", "ü")]
     node = {"type": "Fiducial", "coordinateSystem": system, "controlPoints": points, "display": {"opacity": 0.5}}
-    measured = {**node, "measurements": [{"name": "length", "value": 0.0}]}  # of the points before they move
+    measured = {**node, "measurements": [{"name": "length", "value": 0.0}]}  # of the original points
     write_json(study / "p.mrk.json", {"@schema": "x", "markups": [measured]})
     field = study / "out" / "ddf_01.nii.gz"
     (target,) = apply_field_to_files(field, [study / "p.mrk.json"], study / "there")
@@ -205,7 +205,7 @@ def test_a_file_of_a_registration_is_not_replaced(study):
         apply_field_to_files(study / "out" / "ddf_01.nii.gz", [study / "mean.nii"], study / "out")
 
 
-def test_of_several_files_all_are_moved_or_none(study):
+def test_several_files_are_all_moved_or_none(study):
     with pytest.raises(InputError, match="gone.nii.gz"):
         apply_field_to_files(study / "out" / "ddf_01.nii.gz", [study / "p.csv", "gone.nii.gz"], study / "there")
     assert not (study / "there").exists()
@@ -218,7 +218,7 @@ def test_a_field_that_is_read_knows_no_way_back(tmp_path):
         _ = read_field(tmp_path / "out" / "ddf_01.nii.gz").inverse
 
 
-def test_what_is_no_field_is_answered_with_the_name_of_one(tmp_path):
+def test_the_message_about_a_file_that_is_no_field_suggests_one(tmp_path):
     (tmp_path / "transform_03.h5").write_bytes(b"HDF")
     for path, words in ((tmp_path, "a folder"), (tmp_path / "transform_03.h5", "an ITK transform; use the ddf_KK")):
         with pytest.raises(InputError, match=f"expected a displacement field such as ddf_02.nii.gz, got {words}"):

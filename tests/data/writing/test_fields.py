@@ -1,4 +1,4 @@
-"""A field on the lattice from which it is interpolated says all that the field on the scan's grid says."""
+"""A field on the lattice from which it is interpolated is equivalent to the field on the scan's grid."""
 
 import json
 
@@ -40,7 +40,7 @@ def grid(axes="RAS", size=(21, 26, 14), spacing=(1.5, 1.2, 2.5)):
 
 
 def registration(volumes, initial=RIGID, step=2, amplitude=1.5):
-    """A series of noise and transforms that are linear between every ``step``-th voxel of its working grid."""
+    """Make a series of noise and transforms that are linear between every ``step``-th voxel of its working grid."""
     rng = np.random.default_rng(0)
     series = Series(
         tuple(
@@ -110,8 +110,8 @@ def arguments_cover(transform, points):
 
 
 def test_a_sheared_initial_map_bends_the_lattice_and_costs_little(tmp_path):
-    """The inverse field of an affine map is no longer linear on a lattice with right angles: a smooth one hardly
-    notices."""
+    """The inverse field of a sheared map is not linear on an orthogonal lattice, which hardly matters for smooth
+    fields."""
     volumes = [grid(), grid("oblique")]
     series, work, (ddf, inverse, affine, maps) = registration(volumes, SHEARED)
     i, j, k = np.meshgrid(*(np.linspace(0, 3, n) for n in work.shape), indexing="ij")
@@ -199,7 +199,7 @@ def test_fields_are_left_out_on_request(tmp_path):
     assert result["files"] == ["coverage.nii.gz", "mean.nii.gz", "warped.nii.gz"]
 
 
-def test_what_stays_or_moves_as_a_whole_is_written_on_the_lattice_of_the_others():
+def test_static_and_rigid_scans_are_written_on_the_lattice_of_the_others():
     identity, affine = ComposedTransform(), ComposedTransform(AffineTransform(torch.from_numpy(RIGID)))
     field = torch.ones(3, 4, 5, 6)
     dense = ComposedTransform(DenseTransform(field, field, grid(size=(4, 5, 6))))

@@ -1,4 +1,4 @@
-"""Composite transforms and joined fields, read back by SimpleITK, ITK and ANTs, are right at points in millimetres."""
+"""Composite transforms and combined fields, read by SimpleITK, ITK and ANTs, map points in mm correctly."""
 
 import os
 
@@ -34,7 +34,8 @@ def grid(axes, size=(20, 17, 12), spacing=(1.5, 1.2, 2.5)):
 
 
 def scan_transforms(lattice):
-    """Two transforms whose dense parts are noise on a lattice that covers all points asked for, and their inverses."""
+    """Make two transforms whose dense parts are noise on a lattice that covers all tested points, and their
+    inverses."""
     rng = np.random.default_rng(0)
     fields = torch.from_numpy(rng.normal(0, 0.3, (4, 3, *lattice.shape))).float()
     maps = [np.eye(4), SHEARED]
@@ -95,7 +96,7 @@ def test_the_identity_is_a_transform_too(tmp_path):
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
-    """A folder of a registration of two scans on different grids, and its transforms."""
+    """Write a registration of two scans on different grids, and return its folder and transforms."""
     folder, grids = tmp_path_factory.mktemp("result"), [grid("permuted"), grid("oblique", (18, 16, 15))]
     rng = np.random.default_rng(0)
     frames = [Frame(rng.normal(size=g.shape).astype(np.float32), g.affine.numpy(), "x") for g in grids]

@@ -163,7 +163,7 @@ def test_written_files_lie_alike_for_itk_and_nibabel_whatever_the_input_says(tmp
         path = tmp_path / "out" / f"{name}.nii.gz"
         header = nib.load(path).header
         np.testing.assert_array_equal(nib.load(path).affine, place, err_msg=name)
-        # Quaternions of next to half a turn are rounded to 1e-3 radians by nibabel: 1e-3 * 40 voxels * 2.5 mm.
+        # nibabel rounds quaternions of almost half a turn to 1e-3 radians: 1e-3 * 40 voxels * 2.5 mm.
         atol = 0.1 if axes == "half turn" else 1e-3
         np.testing.assert_allclose(corners @ (header.get_qform() - place).T, 0, atol=atol, err_msg=name)
         np.testing.assert_allclose(corners @ (_by_itk_alone(path) - place).T, 0, atol=1e-3, err_msg=name)

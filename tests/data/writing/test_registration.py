@@ -52,7 +52,7 @@ def _spread(values, grid):
 
 
 def _by_itk(field, image, reference, outside=-1e6):
-    """``image`` brought to the grid of ``reference`` by ITK alone, from the files: ``(*S)``."""
+    """Resample the file ``image`` to the grid of ``reference`` by ITK alone: ``(*S)``."""
     field = itk.imread(str(field))
     single = itk.DisplacementFieldTransform[itk.F, 3].New()
     single.SetDisplacementField(field)
@@ -91,7 +91,8 @@ def test_itk_resamples_with_the_written_field_to_the_written_series(tmp_path, ax
         assert ((stored[k] != 0) != inside).mean() < 1e-3
         np.testing.assert_array_equal(stored[k], np.where(stored[k] != 0, warped[k], 0))
         number += stored[k] != 0
-        assert np.abs(frame.data.mean() - judged[inside]).max() > 100  # the image has contrast to be wrong about
+        # The image has enough contrast for errors to show
+        assert np.abs(frame.data.mean() - judged[inside]).max() > 100
     np.testing.assert_array_equal(nib.load(tmp_path / "out" / "coverage.nii.gz").get_fdata(), number)
 
 
@@ -123,7 +124,7 @@ def test_field_file_is_what_itk_writes_itself(tmp_path):
 
 @pytest.mark.parametrize("axes", ["LAS", "LPS", "AIL"])
 def test_another_stored_orientation_gives_the_same_result_in_millimetres(tmp_path, axes):
-    """The motion is given on one working grid; only how the native volumes are stored differs."""
+    """The motion is defined on one working grid; only the storage of the native volumes differs."""
     spacing, size = np.array([1.5, 1.2, 2.5]), np.array([20, 26, 15])
     order = np.abs(AXES[axes]).argmax(axis=0)
     plain = [smooth_frame("RAS", tuple(size), spacing, phase) for phase in (0.0, 0.7)]
@@ -158,7 +159,7 @@ def test_whole_voxel_displacement_takes_the_neighbour_along_each_axis(tmp_path):
 
 
 def test_displacement_of_a_coarse_turned_grid_becomes_millimetres_on_the_native_one():
-    """A displacement linear in the world stays it on every grid within the working one."""
+    """A displacement that is linear in world coordinates remains linear on every grid inside the working grid."""
     size, affine = (12, 15, 11), affine_of("oblique", (4.0, 3.0, 5.0), (12, 15, 11))
     slope, at = np.array([[0.05, 0.02, -0.03], [-0.04, 0.06, 0.01], [0.02, 0.03, -0.05]]), np.array([7.0, -30, 110])
 
@@ -175,7 +176,7 @@ def test_displacement_of_a_coarse_turned_grid_becomes_millimetres_on_the_native_
 
 
 def test_a_frame_is_interpolated_once_from_its_own_finer_grid(tmp_path):
-    """Voxel-to-voxel noise on a grid of half the spacing survives only where it is not resampled in between."""
+    """White noise on a grid of half the spacing is preserved only without an intermediate resampling."""
     fine = affine_of(spacing=SPACING / 2, size=(39, 51, 29))
     data = np.random.default_rng(0).normal(size=(39, 51, 29)).astype(np.float32)
     series, grid = Series((smooth_frame(), Frame(data, fine, "x"))), Grid(SIZE, affine_of())
@@ -184,7 +185,7 @@ def test_a_frame_is_interpolated_once_from_its_own_finer_grid(tmp_path):
 
 
 def test_an_affine_map_is_exact_far_beyond_the_grid_of_the_deformation(tmp_path):
-    """It is not sampled on the working grid to be extrapolated from there."""
+    """It is not sampled on the working grid and extrapolated."""
     rotation = torch.eye(4, dtype=torch.float64)
     rotation[:3, :3] = torch.from_numpy(ROTATION)
     rotation[:3, 3] = torch.tensor([60.0, -20.0, 35.0])
@@ -229,8 +230,8 @@ def test_results_lie_on_the_home_scan_which_is_not_interpolated(tmp_path):
 
 
 @pytest.mark.parametrize("outside", ["zero", "nan", "border"])
-def test_what_no_scan_has_seen_is_written_as_asked_and_counts_in_no_mean(tmp_path, outside):
-    """Each timepoint is moved by whole voxels along one axis: the layers that come from beyond it are unknown."""
+def test_unobserved_voxels_have_the_requested_value_and_do_not_count_in_means(tmp_path, outside):
+    """Each timepoint is shifted by whole voxels along one axis: layers from outside the field of view are unknown."""
     data = np.random.default_rng(0).uniform(1, 2, size=(3, *SIZE)).astype(np.float32)
     series = Series(tuple(Frame(x, affine_of("oblique"), "x") for x in data))
     shifts = torch.tensor([[2.0, 0, 0], [3.0, 0, 0], [0, -1.0, 0]]).view(3, 3, 1, 1, 1).expand(3, 3, *SIZE)
@@ -281,7 +282,7 @@ def test_spread_is_a_length_in_millimetres_and_follows_the_initial_maps_linear_p
 @pytest.mark.parametrize("scans_at_once", [None, 1])
 def test_result_names_every_file_and_holds_what_they_hold(scans_at_once, tmp_path, monkeypatch):
     def keep(storage, values):
-        assert threading.current_thread() is threading.main_thread()  # threads would keep two arrays in one place
+        assert threading.current_thread() is threading.main_thread()  # threads must not store two arrays in one place
         return kept(storage, values)
 
     kept, storage = Storage.keep, Storage(scans_at_once, tmp_path)

@@ -1,5 +1,4 @@
-"""A sequence for 3D Slicer holds the scans, or their transforms, with their times and their place for ITK and pynrrd
-too."""
+"""ITK and pynrrd read the scans or transforms of a sequence for 3D Slicer with their times and geometry."""
 
 import numpy as np
 import pytest
