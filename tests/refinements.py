@@ -5,7 +5,7 @@ import math
 import torch
 
 from groupmorph_monai.probability import FluidPrior, LocalCorrelation
-from groupmorph_monai.space import Field, MeanAlignment, ScalingAndSquaring
+from groupmorph_monai.space import Field, GeodesicMeanAlignment, ScalingAndSquaring
 from groupmorph_monai.space.cosine_transform import CosineTransform
 from groupmorph_monai.workflow import LikeliestWeights, Refinement, Schedule, StaticRegions
 from groupmorph_monai.workflow.evidence import Evidence, Level
@@ -17,7 +17,7 @@ WEIGHTS, STATIC = LikeliestWeights(), StaticRegions(window_voxels=2.0, nats=0.00
 
 
 def displacement(z):
-    return EXP(MeanAlignment(remove_mean=True).constrain(z))
+    return EXP(GeodesicMeanAlignment().constrain(z))
 
 
 def refinement(likelihood=None, prior_weights=WEIGHTS, **schedule):

@@ -129,7 +129,7 @@ def _run_study(workflow: str, config: str, args: argparse.Namespace, **options: 
 # Training overlays that a registration with the trained weights also accepts.
 _MODEL_OVERLAYS = (
     "models/", "integrators/", "likelihoods/", "modes/all_moving", "modes/all_to_one", "modes/displacement",
-    "modes/pair_wise", "modes/symmetric",
+    "modes/geodesic_mean", "modes/pair_wise", "modes/symmetric",
 )  # fmt: skip
 
 

@@ -99,7 +99,7 @@ def check_used(
     """
     used = used_names(files, values)
     for name in settings:
-        if name.split("#")[0] not in used:
+        if name not in used:
             raise InputError(
                 f"{where}{name}: expected a setting with an effect, got one that {config}.yaml does not use with these "
                 "overlays and settings; omit it"

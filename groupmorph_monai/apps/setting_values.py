@@ -255,7 +255,7 @@ def _config_text() -> str:
 
 def _comment(name: str) -> str:
     """Return the comment after the first value of a setting in the configs."""
-    match = re.search(rf"^ *{re.escape(name.split('#')[-1])}:[^#\n]* # (.+)$", _config_text(), re.MULTILINE)
+    match = re.search(rf"^ *{re.escape(name)}:[^#\n]* # (.+)$", _config_text(), re.MULTILINE)
     return match[1] if match else ""
 
 
@@ -263,7 +263,7 @@ def _defaults(name: str, configs: Mapping[str, dict[str, object]]) -> dict[str, 
     """Collect the literal values of a setting by config; references and expressions are not defaults."""
     defaults: dict[str, object] = {}
     for source, content in configs.items():
-        value = _entry(content, name)
+        value = content.get(name, _ABSENT)
         if not (value is _ABSENT or isinstance(value, dict) or isinstance(value, str) and value[:1] in ("@", "$")):
             defaults[source] = value
     return defaults
@@ -273,28 +273,17 @@ def _yaml(value: object) -> str:
     return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
 
 
-def _entry(content: Mapping[str, object], name: str) -> object:
-    """Look up NAME, or PART#ARGUMENT of a part that is defined inline; `_ABSENT` if the config has none."""
-    value: object = content
-    for key in name.split("#"):
-        value = value.get(key, _ABSENT) if isinstance(value, Mapping) else _ABSENT
-    return value
-
-
 def _check_name(name: str, keys: Mapping[str, object], config: str, where: str) -> None:
-    names = [setting for setting in SETTINGS if _entry(keys, setting) is not _ABSENT]
+    names = [setting for setting in SETTINGS if setting in keys]
     if name in names:
         return
-    part = name.split("#")[0]
-    if name in SETTINGS and part in keys:
-        cure = f"{part} has none with these overlays; omit it"
-    elif name in keys and name in _OPTIONS:
+    if name in keys and name in _OPTIONS:
         cure = f"use {_OPTIONS[name]}" if where.startswith("--") else "see help(groupmorph_monai.register)"
-    elif name not in SETTINGS and _is_component(keys.get(part)):
+    elif name not in SETTINGS and _is_component(keys.get(name.split("#")[0])):
         cure = f"it is a component, which only a config file of 'python -m monai.bundle run' replaces; {_HINT}"
     elif name in keys:
         cure = f"it has no entry in apps/settings.py; {_HINT}"
-    elif name in SETTINGS and (bases := [base for base, content in _bases().items() if part in content]):
+    elif name in SETTINGS and (bases := [base for base, content in _bases().items() if name in content]):
         cure = f"it is a setting of {' and '.join(f'{base}.yaml' for base in bases)}; omit it"
     elif name in SETTINGS and (overlays := list(_defaults(name, _overlays()))):
         cure = f"it is a setting of --overlay {' or '.join(overlays)}"

@@ -237,8 +237,8 @@ class GaussianCorrelation(Likelihood):
     """Squared local cross-correlation in Gaussian windows, ``mean(a b)^2 / (mean(a^2) mean(b^2))``, averaged over
     voxels and all pairs of volumes (Krebs et al. 2018, Eq. 2, for K volumes). As there, no local mean is subtracted.
 
-    The paper warps both images of a pair halfway, by ``exp(-v / 2)`` and ``exp(v / 2)``, which is `MeanAlignment` with
-    ``remove_mean``.
+    The paper warps both images of a pair halfway, by ``exp(-v / 2)`` and ``exp(v / 2)``, which is
+    `GeodesicMeanAlignment`.
 
     Args:
         smoothing_voxels: standard deviation of the window.

@@ -1,7 +1,7 @@
 """Grids, fields, transforms, integrators and alignments."""
 
 from .affine import affine_in_voxels, affine_velocity
-from .alignment import Alignment, MeanAlignment, OneWayAlignment, ReferenceAlignment
+from .alignment import Alignment, GeodesicMeanAlignment, MeanAlignment, OneWayAlignment, ReferenceAlignment
 from .field import Field
 from .grid import Grid
 from .integrate import (
@@ -33,6 +33,7 @@ __all__ = [
     "Field",
     "FlowSequence",
     "Grid",
+    "GeodesicMeanAlignment",
     "MeanAlignment",
     "MidpointSquaring",
     "MultiGaussian",

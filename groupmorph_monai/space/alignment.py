@@ -13,6 +13,7 @@ from .warping import compose
 
 __all__ = [
     "Alignment",
+    "GeodesicMeanAlignment",
     "MeanAlignment",
     "OneWayAlignment",
     "ReferenceAlignment",
@@ -85,23 +86,15 @@ def _mean(z: Tensor, chunks: Chunks) -> Tensor:
 
 
 class MeanAlignment(Alignment):
-    """All-moving alignment: all timepoints are registered to a common space that none of them defines (GroupMorph,
-    Section 2).
-
-    Args:
-        remove_mean: subtract the mean of z over K, which makes the common space the series' geodesic mean by
-            construction. Otherwise only the prior pulls it there.
-    """
-
-    def __init__(self, remove_mean: bool = False):
-        self.remove_mean = remove_mean
+    """All-moving alignment: all timepoints are registered to a common space that none of them defines, and that only
+    the prior keeps near their mean (GroupMorph, Section 2)."""
 
     def constrain(self, z: Tensor) -> Tensor:
-        """Subtract the mean of z over K if ``remove_mean``."""
-        return z - z.mean(dim=1, keepdim=True) if self.remove_mean else z
+        """Return z unchanged."""
+        return z
 
     def shared(self, z: Tensor, chunks: Chunks = all_at_once) -> Tensor | float:
-        return _mean(z, chunks) if self.remove_mean else 0.0
+        return 0.0
 
     def displacements(self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once) -> Parts:
         shared = self.shared(z, chunks)
@@ -110,6 +103,17 @@ class MeanAlignment(Alignment):
     def inverses(self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once) -> Parts:
         shared = self.shared(z, chunks)
         return ((c, transformation.inverse(z[:, c] - shared)) for c in chunks(z.shape[1]))
+
+
+class GeodesicMeanAlignment(MeanAlignment):
+    """All-moving alignment to the geodesic mean of the series: the mean of z over K is subtracted."""
+
+    def constrain(self, z: Tensor) -> Tensor:
+        """Subtract the mean of z over K."""
+        return z - z.mean(dim=1, keepdim=True)
+
+    def shared(self, z: Tensor, chunks: Chunks = all_at_once) -> Tensor | float:
+        return _mean(z, chunks)
 
 
 class ReferenceAlignment(Alignment):

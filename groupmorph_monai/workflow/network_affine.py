@@ -11,7 +11,7 @@ from ..data.preprocessing.transforms import ScalePercentilesd
 from ..data.series import Frame, Series
 from ..networks.affine_net import AffineNet, half_side_frame
 from ..space.affine import affine_logarithms
-from ..space.alignment import MeanAlignment
+from ..space.alignment import GeodesicMeanAlignment
 from ..space.grid import Grid
 from ..space.integrate import AffineFlow
 from .affine_alignment import AffineAlignment, GroupAffine
@@ -50,7 +50,7 @@ class NetworkAffine:
             load_weights(network, weights)
         else:
             self.missing = str(weights)
-        self.inferer = RegistrationInferer(MeanAlignment(remove_mean=True), AffineFlow(), NetworkPasses(passes))
+        self.inferer = RegistrationInferer(GeodesicMeanAlignment(), AffineFlow(), NetworkPasses(passes))
         self.scale = ScalePercentilesd("image", lower, upper)
 
     def __call__(self, frames: Sequence[Frame], masks: Sequence[Frame | None] | None = None) -> AffineAlignment:

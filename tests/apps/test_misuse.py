@@ -151,6 +151,7 @@ def test_prior_of_a_model_with_its_own(model, refused):
         ("register", ["--set", "noise=0.1", "--overlay", "likelihoods/low_rank"]),
         ("register", ["--set", "static_share=0.1", "--no-refine"]),
         ("train", ["--set", "motion_voxels=3", "--overlay", "modes/surfaces"]),
+        ("train", ["--set", "kl_weight_factor=0.9", "--overlay", "models/avsm_affine"]),
         ("evaluate", ["--set", "write_fields=full"]),
     ],
 )

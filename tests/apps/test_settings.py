@@ -63,7 +63,7 @@ def test_a_value_of_another_kind_is_refused_by_name(text):
 @pytest.mark.parametrize(
     "text, value",
     [("noise=1e-3", 1e-3), ("spacing_mm=auto", "auto"), ("spacing_mm=[1,1,2.5]", [1, 1, 2.5]), ("reference=null", None),
-     ("write_jacobian=true", True), ("alignment#remove_mean=false", False), ("window_radii_voxels=[1, 2]", [1, 2])],
+     ("write_jacobian=true", True), ("window_radii_voxels=[1, 2]", [1, 2])],
 )  # fmt: skip
 def test_a_value_of_its_kind_is_read(text, value):
     assert parse_settings([text], "inference", config_files("inference", ())) == {text.partition("=")[0]: value}
@@ -139,18 +139,6 @@ def test_every_overlay_says_in_one_line_what_it_does():
     starts = {len(line) - len(line.split(maxsplit=1)[1]) for line in lines}
     assert len(starts) == 1  # one column, so none is empty
     assert all(line.endswith((".", ":")) and len(line) < 160 for line in lines), lines
-
-
-@pytest.mark.parametrize(
-    "text, config, overlay",
-    [("alignment#remove_mean=false", "inference", "modes/all_to_one"),
-     ("kl_weight_arguments#gamma=0.9", "train", "models/avsm_affine")],
-)  # fmt: skip
-def test_an_argument_wants_a_part_that_has_it(text, config, overlay):
-    parse_settings([text], config, config_files(config, ()))
-    part = text.partition("#")[0]
-    with pytest.raises(InputError, match=f"got '{text.partition('=')[0]}'; {part} has none with these overlays; omit"):
-        parse_settings([text], config, config_files(config, (overlay,)))
 
 
 def test_a_package_without_its_bundle(monkeypatch, tmp_path):

@@ -66,7 +66,7 @@ def test_the_report_tells_all(registered):
     assert report["metrics"]["folding_percent"] == 0
     assert report["metrics"]["inverse_consistency_mm"] < 0.1
     settings = report["settings"]
-    assert settings["alignment"] == {"name": "MeanAlignment", "remove_mean": True}
+    assert settings["alignment"] == {"name": "GeodesicMeanAlignment"}
     likelihood = {"name": "LocalCorrelation", "radii_voxels": [1, 2], "variance": 0.02**2}
     assert likelihood.items() <= settings["likelihood"].items()
     assert settings["prior"]["name"] == "FluidPrior" and settings["prior_weights"]["c"] == 60

@@ -4,7 +4,7 @@ import torch
 from groupmorph_monai.networks import AffineNet
 from groupmorph_monai.networks.affine_net import affine_fit, gradient_equations, soft_match
 from groupmorph_monai.probability import AffineNorm, fading_weight, split_parameters
-from groupmorph_monai.space import AffineFlow, MeanAlignment, ReferenceAlignment
+from groupmorph_monai.space import AffineFlow, GeodesicMeanAlignment, ReferenceAlignment
 from groupmorph_monai.workflow import NetworkPasses, RegistrationInferer
 
 
@@ -99,7 +99,7 @@ def test_the_pull_to_the_identity_fades_as_the_paper_says():
 
 def test_several_looks_are_trained_through():
     net, x = network().train(), images(2, (16, 16, 16))
-    ask = RegistrationInferer(MeanAlignment(remove_mean=True), AffineFlow(), passes=NetworkPasses(2))
+    ask = RegistrationInferer(GeodesicMeanAlignment(), AffineFlow(), passes=NetworkPasses(2))
     captured = []
     net.register_forward_hook(lambda layer, inputs, output: captured.append(inputs[0]))
     result = ask(x, net)

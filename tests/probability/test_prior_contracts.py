@@ -19,7 +19,7 @@ from groupmorph_monai.probability import (
     TemporalPrior,
     UnitGaussian,
 )
-from groupmorph_monai.space import MeanAlignment, MultiGaussian, OneWayAlignment
+from groupmorph_monai.space import GeodesicMeanAlignment, MultiGaussian, OneWayAlignment
 
 
 def gaussian_filter(size, widths):
@@ -167,7 +167,7 @@ class TestAffineNorm(PriorContract):
     shape = (12, 1, 1, 1)
 
     def subject(self):
-        return AffineNorm(MeanAlignment(remove_mean=True))
+        return AffineNorm(GeodesicMeanAlignment())
 
     def constrained(self, mean):
         return mean - mean.mean(0)

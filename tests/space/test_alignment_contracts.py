@@ -12,6 +12,7 @@ from groupmorph_monai.space import (
     Displacement,
     Euler,
     FlowSequence,
+    GeodesicMeanAlignment,
     MeanAlignment,
     MidpointSquaring,
     OneWayAlignment,
@@ -113,9 +114,9 @@ class TestMeanAlignment(AlignmentContract):
         return velocities
 
 
-class TestMeanRemoved(TestMeanAlignment):
+class TestGeodesicMeanAlignment(TestMeanAlignment):
     def subject(self, reference=0):
-        return MeanAlignment(remove_mean=True)
+        return GeodesicMeanAlignment()
 
     def oracle(self, velocities, reference):
         return torch.linalg.matrix_exp(velocities - velocities.mean(dim=0))

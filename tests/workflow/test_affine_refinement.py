@@ -5,11 +5,11 @@ from experiments.affine import affine_cases
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation.metrics import landmark_distances_mm
 from groupmorph_monai.probability import WindowCorrelation
-from groupmorph_monai.space import AffineFlow, Field, MeanAlignment, affine_velocity
+from groupmorph_monai.space import AffineFlow, Field, GeodesicMeanAlignment, affine_velocity
 from groupmorph_monai.workflow import AffineRefinement, RegistrationInferer, timepoint_transforms
 from groupmorph_monai.workflow.evidence import Evidence
 
-FLOW, ALIGNMENT = AffineFlow(), MeanAlignment(remove_mean=True)
+FLOW, ALIGNMENT = AffineFlow(), GeodesicMeanAlignment()
 
 
 def displacement(z):

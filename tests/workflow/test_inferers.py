@@ -10,6 +10,7 @@ from groupmorph_monai.space import (
     Displacement,
     Field,
     FlowSequence,
+    GeodesicMeanAlignment,
     MeanAlignment,
     OneWayAlignment,
     ReferenceAlignment,
@@ -250,7 +251,7 @@ def test_the_refinement_is_told_where_the_series_was_before_the_initial_maps():
 
     maps = torch.zeros(1, 2, 4, 4)
     maps[0, 1, :3, 3] = torch.tensor([4.0, 0.0, -2.0])  # a translation's logarithm
-    ask = inferer(alignment=MeanAlignment(remove_mean=True), refinement=refinement)
+    ask = inferer(alignment=GeodesicMeanAlignment(), refinement=refinement)
     x = images()
     ask(x, LocalNetwork().eval(), initial=maps)
     ask(x, LocalNetwork().eval())
@@ -314,9 +315,7 @@ def test_several_velocities_are_refined_by_what_they_share():
     x = images((36, 32, 32), timepoints=1)
     x = torch.cat([x, x.roll(2, dims=2)], dim=1)[:, :, 3:-3]
     refinement = Refinement(LocalCorrelation(), FluidPrior(0, 0, 0, 60), prior_weights=LikeliestWeights())
-    ask = RegistrationInferer(
-        MeanAlignment(remove_mean=True), FlowSequence(ScalingAndSquaring(4), 3), refinement=refinement
-    )
+    ask = RegistrationInferer(GeodesicMeanAlignment(), FlowSequence(ScalingAndSquaring(4), 3), refinement=refinement)
     result = ask(x, ThreePieces().eval())
     shift = (result["ddf"][0, 1, 0] - result["ddf"][0, 0, 0])[4:-4, 4:-4, 4:-4].mean()
     assert shift.item() == pytest.approx(2, abs=0.1) and result["dvf"].shape[2] == 9

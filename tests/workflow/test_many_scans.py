@@ -10,6 +10,7 @@ from groupmorph_monai.networks import GroupSetVAE, GroupVAE
 from groupmorph_monai.probability import FluidPrior, GroupNMI, LocalCorrelation
 from groupmorph_monai.space import (
     Field,
+    GeodesicMeanAlignment,
     MeanAlignment,
     MidpointSquaring,
     OneWayAlignment,
@@ -28,7 +29,7 @@ from groupmorph_monai.workflow import (
 )
 from groupmorph_monai.workflow.evidence import Evidence
 
-FLOW, ALIGNMENT = MidpointSquaring(3), MeanAlignment(remove_mean=True)
+FLOW, ALIGNMENT = MidpointSquaring(3), GeodesicMeanAlignment()
 
 
 def refined(storage, images, evidence, hypotheses=()):

@@ -5,7 +5,7 @@ from refinements import EXP, displacement, images, refinement, restart, start
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation.metrics import folding_percent, landmark_distances_mm
 from groupmorph_monai.probability import GroupNMI, LocalCorrelation
-from groupmorph_monai.space import Field, FlowSequence, MeanAlignment
+from groupmorph_monai.space import Field, FlowSequence, GeodesicMeanAlignment
 from groupmorph_monai.space.transforms import interpolate
 from groupmorph_monai.workflow import LikeliestWeights, timepoint_transforms
 from groupmorph_monai.workflow.evidence import Evidence, Level
@@ -93,7 +93,7 @@ def test_the_mean_of_several_velocities_is_refined_and_their_deviations_are_kept
     sequence = FlowSequence(EXP, 3)
 
     def one_after_the_other(z):
-        return sequence(MeanAlignment(remove_mean=True).constrain(z))
+        return sequence(GeodesicMeanAlignment().constrain(z))
 
     begin = start(phantom)
     stationary = short(begin, x, displacement).values
