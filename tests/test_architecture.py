@@ -19,6 +19,7 @@ ALLOWED = {
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 EXPERIMENTS = sorted((PACKAGE.parent / "experiments").glob("*.py"))
+TESTS = sorted((PACKAGE.parent / "tests").rglob("*.py"))
 
 
 def imported(path):
@@ -64,7 +65,7 @@ def test_the_package_runs_without_the_experiments(path):
 
 
 def test_every_file_and_function_fits_on_a_few_screens():
-    for path in [*FILES, *EXPERIMENTS]:
+    for path in [*FILES, *EXPERIMENTS, *TESTS]:
         text = path.read_text(encoding="utf-8")
         assert text.count("\n") <= 400, f"{path.name} has more than 400 lines"
         for node in ast.walk(ast.parse(text)):

@@ -1,0 +1,123 @@
+"""Dates, times and time zones in the headers of images."""
+
+import pytest
+
+pydicom = pytest.importorskip("pydicom")
+
+import dicom_exports as exports  # noqa: E402
+from dicom_exports import AFFINE, assert_aligned, dynamic, one_series, volumes  # noqa: E402
+
+from groupmorph_monai.data.reading.readers import read_series  # noqa: E402
+
+
+def test_the_acquisition_time_of_an_image_comes_before_the_date_and_time_of_the_series(tmp_path):
+    images = exports.siemens(volumes(), AFFINE, AcquisitionDateTime="20250301101500")
+    series = read_series(exports.save(images, tmp_path))
+    assert_aligned(series, volumes())
+    assert series.times_s == exports.TIMES_S
+
+
+@pytest.mark.parametrize(
+    ("study", "dates"),
+    [
+        ({}, [{"AcquisitionDate": "20250301"}, {"AcquisitionDate": "20250302"}]),
+        # The date does not change, or there is none.
+        ({"StudyTime": "233000"}, 2 * [{}]),
+        ({"StudyTime": "233000"}, 2 * [{"AcquisitionDate": "20250301"}]),
+        ({"StudyTime": "233000"}, 2 * [{"StudyDate": ""}]),
+        # The time of the study is missing, and the date of the series.
+        ({"StudyTime": "", "SeriesTime": "233000"}, 2 * [{}]),
+        # So are all dates, and all times but the acquisition's.
+        ({"StudyTime": "", "StudyDate": ""}, 2 * [{}]),
+    ],
+    ids=str,
+)
+def test_a_scan_over_midnight_keeps_its_order(tmp_path, study, dates):
+    data = volumes(2)
+    headers = [{"AcquisitionTime": clock, **date} for clock, date in zip(("235950", "000010"), dates)]
+    images = one_series(data, headers, shared=exports.examination(**study))
+    series = read_series(exports.save(images, tmp_path))
+    assert series.times_s == (0, 20)
+    assert_aligned(series, data)
+
+
+def test_clocks_go_back_during_the_scan(tmp_path):
+    """At the end of daylight saving time."""
+    moments = ("20251026025930+0200", "20251026020000+0100", "20251026020030+0100")
+    images = one_series(volumes(3), [{"AcquisitionDateTime": moment} for moment in moments])
+    series = read_series(exports.save(images, tmp_path))
+    assert_aligned(series, volumes(3))
+    assert series.times_s == (0, 30, 60)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        # Daylight saving time ends during the scan.
+        [
+            {"AcquisitionDate": "20251026", "AcquisitionTime": time, "TimezoneOffsetFromUTC": zone}
+            for time, zone in (("025930", "+0200"), ("020000", "+0100"), ("020030", "+0100"))
+        ],
+        # A suffix has priority over the zone of the image.
+        [
+            {"AcquisitionDateTime": moment, "TimezoneOffsetFromUTC": "-0500"}
+            for moment in ("20250301235930", "20250302050000+0000", "20250302053030+0030")
+        ],
+        # One program wrote the zone, another did not.
+        [{"AcquisitionDateTime": f"202503011000{k}0{zone}"} for k, zone in ((0, "+0200"), (3, ""))]
+        + [{"AcquisitionTime": "100100", "AcquisitionDate": "20250301"}],
+        # A zone that exists in no country is ignored.
+        [{"AcquisitionDateTime": f"20250301100{k}", "TimezoneOffsetFromUTC": "UTC"} for k in ("000", "030", "100")],
+    ],
+    ids=["dates and times", "suffix", "mixed", "invalid"],
+)
+def test_time_zones_of_images_and_of_moments(tmp_path, headers):
+    series = read_series(exports.save(one_series(volumes(3), headers), tmp_path))
+    assert_aligned(series, volumes(3))
+    assert series.times_s == (0, 30, 60)
+
+
+@pytest.mark.parametrize("zones", [("+0000", "", ""), ("+0200", "+0100", "")])
+def test_moments_that_may_be_in_another_zone_are_not_compared(tmp_path, zones):
+    """Archives convert times to UTC; the order follows the acquisition numbers."""
+    headers = [
+        {"AcquisitionDateTime": f"202503011000{30 - 10 * k}{zone}", "AcquisitionNumber": k + 1}
+        for k, zone in enumerate(zones)
+    ]
+    series = read_series(exports.save(one_series(volumes(3), headers), tmp_path))
+    assert_aligned(series, volumes(3))
+    assert series.times_s is None
+
+
+@pytest.mark.parametrize("zones", [["+0000"], ["+0200"], ["+0200", "+0100"]])
+def test_time_zones_of_other_images_are_no_reason_to_lose_the_times(tmp_path, zones):
+    """A workstation adds them to the maps that it computes."""
+    shared = exports.examination()
+    headers = [{"AcquisitionTime": exports.clock(30 * k)} for k in range(3)]
+    images = one_series(volumes(3), headers, shared=shared)
+    for zone in zones:
+        header = {
+            "ImageType": ["DERIVED", "SECONDARY"],
+            "AcquisitionTime": exports.clock(0),
+            "TimezoneOffsetFromUTC": zone,
+        }
+        images += exports.classic(shared, volumes(1)[0], exports.AFFINE, SeriesDescription="map", **header)
+    series = read_series(exports.save(images, tmp_path))
+    assert_aligned(series, volumes(3))
+    assert series.times_s == (0, 30, 60)
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value")
+def test_times_with_more_digits_than_allowed(tmp_path):
+    images = one_series(volumes(3), [{"AcquisitionTime": time} for time in ("101010.", "101020.1234567", "101030")])
+    assert read_series(exports.save(images, tmp_path)).times_s == (0, 10.123456, 20)
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value")
+@pytest.mark.parametrize("time", ["unknown", "1\\2"])
+def test_an_invalid_time_is_not_midnight(tmp_path, time):
+    images = dynamic()
+    images[9].add_new("AcquisitionTime", "TM", time)
+    series = read_series(exports.save(images, tmp_path))
+    assert_aligned(series, volumes())
+    assert series.times_s is None
