@@ -35,7 +35,7 @@ __all__ = ["Patches", "distil", "refine_series"]
 
 Pair = tuple[Tensor, Tensor]  # images (K, *S), and velocities (K, 3, *S / 2) on every second voxel
 _AVERAGE = 0.002  # share of the newest weights in the average
-_ROUNDED_VOXELS = 0.05  # of the lattice: where the distance is as flat as its square
+_ROUNDED_VOXELS = 0.05  # distance, in voxels of the lattice, below which the loss is quadratic
 _LOG_INTERVAL = 50
 _SAVE_INTERVAL = 500
 
@@ -110,7 +110,7 @@ def _flipped(images: Tensor, velocity: Tensor, axis: int) -> Pair:
     return images.flip(axis + 1), flipped
 
 
-Loss = Callable[[Tensor, Tensor, Alignment], Tensor]  # of the network's output and the refined velocities
+Loss = Callable[[Tensor, Tensor, Alignment], Tensor]  # arguments: the network's output, the refined velocities
 
 
 def _distance(parameters: Tensor, velocity: Tensor, alignment: Alignment) -> Tensor:

@@ -158,9 +158,9 @@ def _check_nrrd(path: Path, head: bytes, voxels: bool) -> None:
     encoding = fields.get("encoding", "").lower()
     if encoding not in ("raw", *_GZIP, *_BZIP2, *_TEXT):
         raise _HeaderError("encoding raw, gzip, bzip2, ascii or hex", fields.get("encoding", "none"))
-    if "endian" in fields or (_NRRD_BYTES[kind] > 1 and encoding not in _TEXT[:3]):
-        if fields.get("endian", "").lower() not in ("little", "big"):
-            raise _HeaderError("endian little or big", fields.get("endian", "none"))
+    needs_endian = "endian" in fields or (_NRRD_BYTES[kind] > 1 and encoding not in _TEXT[:3])
+    if needs_endian and fields.get("endian", "").lower() not in ("little", "big"):
+        raise _HeaderError("endian little or big", fields.get("endian", "none"))
     byte_skip, line_skip = (_integer(fields, name, low, None, "0") for name, low in (("byteskip", -1), ("lineskip", 0)))
     name, parts = fields.get("datafile"), [path]
     if name is not None:
