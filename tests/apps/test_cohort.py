@@ -53,7 +53,7 @@ def test_a_manifest_names_scans_and_options(study):
     assert second.options == {"mask": [str(study / "mask.nii.gz")], "reference": "1", "spacing_mm": 2.5}
 
 
-def test_all_mistakes_of_a_manifest_are_told_before_anything_starts(study, capsys):
+def test_all_mistakes_of_a_manifest_are_reported_before_anything_starts(study, capsys):
     file = manifest(
         study,
         ("name", "scans", "reference"),
@@ -171,7 +171,7 @@ def test_a_manifest_that_is_a_device_is_not_read(study, capsys):
         ("--workers", "99999999"),
     ],
 )
-def test_misuse_is_told(study, options, capsys):
+def test_misuse_is_reported(study, options, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["cohort", "m.tsv", "--output", "out", *options])
     assert f"groupmorph: {options[0]}: expected" in capsys.readouterr().err

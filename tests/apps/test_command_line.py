@@ -108,7 +108,7 @@ def test_a_matplotlib_without_a_folder_for_its_cache_is_silent(capsys):
         ("--quite demo", "--quite: unknown option; see"),
     ],
 )
-def test_a_mistake_in_the_arguments_is_told_in_one_line(words, message, capsys):
+def test_a_mistake_in_the_arguments_is_reported_in_one_line(words, message, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(words.split())
     error = capsys.readouterr().err
@@ -121,7 +121,7 @@ def test_scans_after_a_mask_are_separated_by_dashes():
     assert (args.mask, args.files) == (["m"], ["a", "b"])
 
 
-def test_an_unknown_command_is_told_with_the_one_that_is_meant(capsys):
+def test_an_unknown_command_is_reported_with_the_one_that_is_probably_meant(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["registers", "a", "--output", "x"])
     error = capsys.readouterr().err

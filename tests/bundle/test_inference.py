@@ -58,7 +58,7 @@ def test_everything_is_written(registered):
     assert coverage.max() == 3 and coverage.mean() > 2.5
 
 
-def test_the_report_tells_all(registered):
+def test_the_report_contains_metrics_settings_and_verdict(registered):
     report = read_json(registered / "report.json")
     for name in ("rmse", "nmi"):
         assert report["metrics"][f"{name}_before"] != report["metrics"][f"{name}_after"]
@@ -217,7 +217,7 @@ def test_a_mask_restricts_what_is_refined(scans, tmp_path):
     assert read_json(tmp_path / "half" / "report.json")["settings"]["mask"] == [str(tmp_path / "mask.nii.gz")]
 
 
-def test_artificial_series_are_measured_where_they_are_asked_for(tmp_path, capsys):
+def test_synthetic_series_are_measured_on_request(tmp_path, capsys):
     small = ["phantoms=2", "phantom_size_voxels=[24, 24, 24]", "phantom_timepoints=3"]
     settings = [part for value in small for part in ("--set", value)]
     assert main(["evaluate", "--phantoms", *settings, "--overlay", "effort/no_refine", "--output", str(tmp_path)]) == 0

@@ -76,7 +76,7 @@ def together(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_iterations_rates_and_logs_are_those_asked_for(together):
+def test_iterations_rates_and_logs_are_as_requested(together):
     steps, rates = read_scalars(together, "train/learning_rate")
     assert steps == list(range(1, ITERATIONS + 1))
     # The log has the rate of the iteration that follows.

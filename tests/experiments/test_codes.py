@@ -6,7 +6,7 @@ from experiments.codes import codes, predict_classes
 from groupmorph_monai.data import HEART_MOTIONS, make_heart
 
 
-def test_classes_are_told_from_what_separates_them_and_from_nothing_else():
+def test_classes_are_predicted_from_discriminative_components_only():
     rng = np.random.default_rng(0)
     classes = np.repeat(np.arange(5), 20)
     noise = rng.standard_normal((100, 8))

@@ -46,7 +46,7 @@ def test_the_prior_knows_the_acquisition_times():
     assert abs(unevenly - evenly) > 0.01 * abs(evenly)
 
 
-def test_the_prior_is_told_how_draws_are_smoothed():
+def test_the_prior_depends_on_the_smoothing_of_draws():
     registration = registration_of(timepoints=2, lattice=(6, 5, 4))
     prior, posterior = FluidPrior(0.5, 0.1), Posterior(0.7)
     kl = NegativeELBO(GroupNMI(bins=8), prior, posterior=posterior).terms(registration)["kl"]

@@ -31,7 +31,7 @@ def difference_mm(carried, expected):
     return np.nanmax(distance)
 
 
-def test_the_points_are_right_at_all(examination, expected):
+def test_the_points_are_mapped_to_their_true_positions(examination, expected):
     """Without this test, two results could agree by both being the identity."""
     errors = np.linalg.norm(expected - examination.points, axis=-1)
     assert np.nanmean(errors) < 0.5 * 4

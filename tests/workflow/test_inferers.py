@@ -242,7 +242,7 @@ def test_a_mask_is_that_of_the_reference():
     assert [home for home, _ in calls] == [0, 0, 2] and all(own_mask is mask for _, own_mask in calls)
 
 
-def test_the_refinement_is_told_where_the_series_was_before_the_initial_maps():
+def test_the_refinement_knows_the_positions_before_the_initial_maps():
     calls = []
 
     def refinement(z, images, displacement, mask, static_hypotheses):

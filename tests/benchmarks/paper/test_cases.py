@@ -8,7 +8,7 @@ import torch
 from groupmorph_monai.benchmarks.paper.cases import cases
 
 
-def test_a_phantom_is_made_when_it_is_asked_for():
+def test_a_phantom_is_generated_on_request():
     case, other = cases("phantom", [1, 2], (20, 18, 16), 2)
     assert (case.name, other.name) == ("phantom 1", "phantom 2") and case.settings != other.settings
     series = case.load()

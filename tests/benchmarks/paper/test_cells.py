@@ -123,7 +123,7 @@ def test_a_cell_without_its_arrays_is_not_finished(one, runs, tmp_path):
         ("sleeping", 3, "over the time limit of 3 s"),
     ],
 )
-def test_a_process_of_its_own_ends_as_it_should(one, tmp_path, kind, limit_s, status):
+def test_a_separate_process_reports_its_status(one, tmp_path, kind, limit_s, status):
     series, log = one[0].load(), tmp_path / "fake.log"
     threads = os.environ.get("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
     started = time.monotonic()

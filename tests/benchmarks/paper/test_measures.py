@@ -47,7 +47,7 @@ def test_true_points_are_the_same_tissue_in_every_timepoint(series):
     torch.testing.assert_close(mapped, template, atol=2e-3, rtol=0)
 
 
-def test_the_inverse_of_a_field_alone_is_found_where_it_is_asked_for():
+def test_the_inverse_of_a_single_field_is_solved_at_the_requested_points():
     """The map stretches by 1.2 about the centre of an anisotropic grid."""
     affine = torch.diag(torch.tensor([1.0, 2.0, 3.0, 1.0]))
     middle = torch.tensor([10.0, 10, 10]).view(3, 1, 1, 1)

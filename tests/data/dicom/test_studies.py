@@ -116,7 +116,7 @@ def test_two_series_of_equal_length_are_not_guessed(tmp_path):
     assert_aligned(read_series(tmp_path, description="dyn_b"), volumes(seed=7))
 
 
-def test_two_studies_with_one_series_each_are_told_apart_by_their_folders(tmp_path):
+def test_two_studies_with_one_series_each_are_distinguished_by_their_folders(tmp_path):
     for name in ("first", "second"):
         exports.save(dynamic(), tmp_path / name)
     message = refused(tmp_path, "one series to align", "the same name", "folder")
@@ -308,7 +308,7 @@ def test_volumes_faster_than_clocks_in_whole_seconds_are_timepoints(tmp_path):
     assert_aligned(read_series(exports.save(exports.one_series(volumes(6), headers), tmp_path)), volumes(6))
 
 
-def test_echoes_without_an_echo_time_are_told_apart_by_their_numbers(tmp_path):
+def test_echoes_without_an_echo_time_are_distinguished_by_their_numbers(tmp_path):
     headers = [{"AcquisitionTime": exports.clock(5 * k), "EchoNumbers": k % 2 + 1} for k in range(6)]
     images = exports.one_series(volumes(6), headers, SeriesDescription="me")
     for image in images:

@@ -26,7 +26,7 @@ def test_landmarks_show_the_same_tissue_at_every_timepoint(breathing):
         torch.testing.assert_close(value[~inside], values[0][~inside])
 
 
-def test_organs_slide_along_a_wall_that_stands_still(breathing):
+def test_organs_slide_along_a_static_wall(breathing):
     points, inside = breathing["landmarks_mm"], breathing["inside"]
     displacements = points[:, None] - points[None]
     assert inside.any() and (~inside).any()

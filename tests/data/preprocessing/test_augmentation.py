@@ -28,7 +28,7 @@ def test_timepoints_in_order_are_neighbours_in_time():
     assert {0, 6} <= firsts
 
 
-def test_random_contrast_changes_each_timepoint_by_itself_and_keeps_places():
+def test_random_contrast_changes_timepoints_independently_without_motion():
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(1, 1, 4, 4, 4, generator=generator)
     volume = torch.nn.functional.interpolate(coarse, size=(20, 20, 20), mode="trilinear")[0]
@@ -72,7 +72,7 @@ def test_each_part_of_a_contrast_has_its_own_strength():
     assert (noise - series).std(dim=(1, 2, 3)).max() <= 0.051 and (noise - series).mean().abs() < 1e-3
 
 
-def test_random_motion_moves_each_timepoint_by_itself_smoothly_and_not_too_far():
+def test_random_motion_moves_timepoints_independently_smoothly_and_within_limits():
     # Images of their own coordinates show from where every voxel was sampled.
     size = (40, 36, 32)
     for axis, n in enumerate(size):
@@ -91,7 +91,7 @@ def test_random_motion_moves_each_timepoint_by_itself_smoothly_and_not_too_far()
     assert torch.equal(unchanged[0], line)
 
 
-def test_affine_motion_moves_each_timepoint_by_itself_and_repeats():
+def test_affine_motion_is_independent_per_timepoint_and_reproducible():
     axis = torch.arange(32.0) - 15.5
     blob = torch.exp(-(axis.view(-1, 1, 1) ** 2 + axis.view(-1, 1) ** 2 + axis**2) / 18)
     series = blob.expand(3, -1, -1, -1)

@@ -60,7 +60,7 @@ def test_a_broken_entry_is_made_anew(size, series, caplog):
     assert len(ReadFile.calls) == 2 and entry.stat().st_size == len(whole)
 
 
-def test_a_full_disk_is_told_in_one_line_and_leaves_no_entry(series, monkeypatch):
+def test_a_full_disk_is_reported_in_one_line_and_leaves_no_entry(series, monkeypatch):
     file, read = series
 
     def full(*_):

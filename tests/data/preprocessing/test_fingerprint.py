@@ -77,7 +77,7 @@ def test_a_list_that_contains_itself_has_a_fingerprint():
     assert fingerprint(RandFlipd("image")) != fingerprint(RandFlipd("label"))
 
 
-def test_folders_with_the_same_nested_names_are_told_apart(tmp_path):
+def test_folders_with_the_same_nested_names_are_distinguished(tmp_path):
     for name in "ab":
         (tmp_path / name / "study" / "series").mkdir(parents=True)
         (tmp_path / name / "study" / "series" / "1.dcm").write_text(name, encoding="utf-8")

@@ -32,7 +32,7 @@ def test_a_fill_value_is_no_evidence(tmp_path, fill):
     np.testing.assert_array_equal(whole.data, tissue)
 
 
-def test_the_rim_of_an_interpolated_fill_value_goes_with_it(tmp_path):
+def test_the_rim_of_an_interpolated_fill_value_is_invalid_too(tmp_path):
     view = _round_view((80, 80, 10))
     tissue = np.random.default_rng(0).uniform(-1000, 300, view.shape)
     data = np.where(view, tissue, -2048)

@@ -37,7 +37,7 @@ def test_an_output_folder_with_an_input_in_it_is_refused(tmp_path):
         (out / "mean.nii.gz").unlink()
 
 
-def test_a_folder_that_is_to_be_removed_holds_no_input_at_any_depth(tmp_path):
+def test_inputs_at_any_depth_of_a_folder_to_be_removed_are_detected(tmp_path):
     image = tmp_path / "dicom" / "series" / "1.dcm"
     image.parent.mkdir(parents=True)
     image.write_text("scan", encoding="utf-8")
@@ -49,7 +49,7 @@ def test_a_folder_that_is_to_be_removed_holds_no_input_at_any_depth(tmp_path):
 
 
 @pytest.mark.parametrize("replaced", [True, False])
-def test_a_result_that_a_killed_run_was_moving_in_holds_no_input_either(tmp_path, replaced):
+def test_inputs_in_the_result_of_a_killed_run_are_detected_too(tmp_path, replaced):
     """Its report was removed, which listed the files and folders to replace, such as the folder of DICOM."""
     folder = tmp_path / "out"
 

@@ -81,7 +81,7 @@ def full(_):
 
 
 @pytest.mark.parametrize(("fault", "failed"), [(kill, KILLED), pytest.param(full, 1, marks=pytest.mark.slow)])
-def test_a_kill_or_a_disk_that_fails_from_any_change_on_leaves_one_result_whole(folder, fault, failed):
+def test_a_kill_or_a_failing_disk_at_any_change_leaves_one_complete_result(folder, fault, failed):
     ends = []
     for end in at_every_call(lambda: write(folder, NEW, STALE), fault):
         ends.append(end)
@@ -95,7 +95,7 @@ def test_a_kill_or_a_disk_that_fails_from_any_change_on_leaves_one_result_whole(
 
 
 @pytest.mark.slow
-def test_an_interruption_at_any_change_leaves_one_result_whole_and_no_leftovers(folder):
+def test_an_interruption_at_any_change_leaves_one_complete_result_and_no_leftovers(folder):
     ends = []
     for end in at_every_call(lambda: until_exit(lambda: write(folder, NEW, STALE)), interrupted):
         ends.append(end)
@@ -104,7 +104,7 @@ def test_an_interruption_at_any_change_leaves_one_result_whole_and_no_leftovers(
     assert len(ends) > 20 and {*ends} == {0, 130}
 
 
-def test_an_interruption_at_any_change_leaves_one_file_whole_and_no_leftovers(tmp_path):
+def test_an_interruption_at_any_change_leaves_one_complete_file_and_no_leftovers(tmp_path):
     def replace():
         claim(tmp_path)
         with atomic_file(tmp_path / "cache" / "series.pt") as path:
@@ -128,7 +128,7 @@ def until_exit(act):
         release_all()
 
 
-def test_a_full_disk_is_told_in_one_line(folder, monkeypatch):
+def test_a_full_disk_is_reported_in_one_line(folder, monkeypatch):
     for name in ("fsync", "replace"):
         with (
             monkeypatch.context() as patch,
@@ -162,7 +162,7 @@ def test_a_folder_with_the_longest_name(tmp_path):
     assert result_in(folder) == NEW and not leftover.exists()
 
 
-def test_the_current_folder_stays_itself(tmp_path, monkeypatch):
+def test_the_current_folder_is_not_replaced(tmp_path, monkeypatch):
     write(tmp_path / "out", OLD)
     monkeypatch.chdir(tmp_path / "out")
     write(".", NEW, STALE)
@@ -237,7 +237,7 @@ def test_one_run_at_a_time(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_folder_made_for_nothing_goes_with_its_empty_sub_folders(tmp_path):
+def test_a_folder_created_in_vain_is_removed_with_its_empty_sub_folders(tmp_path):
     for name, file, stays in (("none", None, False), ("log", "tensorboard/events", True)):
         claim(tmp_path / name)
         (tmp_path / name / "tensorboard").mkdir()
@@ -266,13 +266,13 @@ def test_a_lock_is_its_holders_and_dies_with_it(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
-def test_a_read_only_folder_is_told_in_one_line(tmp_path):
+def test_a_read_only_folder_is_reported_in_one_line(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(InputError, match=r"written to, got .* \(Permission denied\)"):
         write(tmp_path, NEW)
 
 
-def test_a_folder_that_cannot_be_created_is_told_in_one_line(tmp_path):
+def test_a_folder_that_cannot_be_created_is_reported_in_one_line(tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     (tmp_path / "link").symlink_to(tmp_path / "gone")
     with pytest.raises(InputError, match=r"^output folder: expected a folder, got the broken link .*link; remove it"):
@@ -281,7 +281,7 @@ def test_a_folder_that_cannot_be_created_is_told_in_one_line(tmp_path):
         write(tmp_path / "file" / "new", NEW)
 
 
-def test_one_file_is_whole_or_what_it_was(tmp_path):
+def test_one_file_is_complete_or_unchanged(tmp_path):
     file = tmp_path / "checkpoint.pt"
     file.write_text("old", encoding="utf-8")
 
@@ -328,7 +328,7 @@ def test_a_damaged_journal_removes_nothing(tmp_path, stale):
     assert result_in(folder) == OLD
 
 
-def test_a_full_disk_is_told_in_one_line_by_what_pytorch_writes(tmp_path):
+def test_a_full_disk_is_reported_in_one_line_for_files_of_pytorch(tmp_path):
     claim(tmp_path)
     (tmp_path / "cache").mkdir()
     with pytest.raises(InputError, match="No space left on device"), atomic_file(tmp_path / "weights.pt") as path:

@@ -321,7 +321,7 @@ def test_failure_in_the_middle_leaves_what_was_there(tmp_path, monkeypatch):
         assert (tmp_path / "out" / "ddf_00.nii.gz").read_text(encoding="utf-8") == "an earlier result"
 
 
-def test_the_earlier_result_is_what_its_report_lists_and_other_fields_are_told(tmp_path, caplog):
+def test_the_earlier_result_is_that_of_its_report_and_other_fields_are_reported(tmp_path, caplog):
     names = ["ddf_00.nii.gz", "ddf_02.nii.gz", "inverse_ddf_02.nii.gz", "mean.nii.gz", "notes.txt"]
     for name in names:
         (tmp_path / name).write_text("x", encoding="utf-8")
