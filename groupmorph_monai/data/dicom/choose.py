@@ -70,7 +70,9 @@ def possible_timepoints(rejected: Mapping[Stack, str], chosen: Sequence[Stack]) 
     for stack in (stack for stack, reason in rejected.items() if reason == "other series" or stack.source in sources):
         like = next((one for one in chosen if stack.source == one.source or stack.nearly_like(one)), None)
         if like:
-            difference = "its image type, matrix, voxels, scan options, repetition time or echo time differ"
+            difference = (
+                "its image type, matrix, voxels, orientation, scan options, repetition time or echo time differ"
+            )
             if stack.slices != like.slices:
                 difference = f"it has {stack.slices} slice{'s' * (stack.slices > 1)} instead of {like.slices}"
             lines.append(
