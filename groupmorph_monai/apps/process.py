@@ -65,6 +65,11 @@ def check_options(words: Sequence[str]) -> None:
             raise InputError(f"--{name}: expected a name that the configs define, got one that they do not use; {cure}")
         if name not in of_monai:
             _check_data(name, value)
+        if value is not None and isinstance(content.get(name), Mapping):
+            raise InputError(
+                f"--{name}: expected nothing or None, as configs define this component, got {value!r}; change its "
+                "settings, or add a config file to the list"
+            )
     _check_paths_and_device(values)
     _check_values({name: value for name, value in values.items() if name in SETTINGS and name in content}, content)
 

@@ -90,6 +90,7 @@ def test_an_option_that_monai_would_ignore_is_refused(option, cure, bundle):
         ("--device banana", "--device: expected a device available to PyTorch, got banana; use cpu"),
         ("--device cuda:99", "--device: expected a device available to PyTorch, got cuda:99"),
         ("--reference 1", "--reference: expected null for an alignment to the mean"),
+        ("--refinement null", "--refinement: expected nothing or None, as configs define this component, got 'null'"),
     ],
 )
 def test_a_value_that_a_setting_does_not_take_is_refused(option, message, bundle):

@@ -30,6 +30,7 @@ def release(bundle, tmp_path_factory):
     folder = tmp_path_factory.mktemp("release")
     done = subprocess.run([bundle.parent / ".ci" / "pack_bundle", folder], check=True, capture_output=True, text=True)
     with zipfile.ZipFile(done.stdout.strip()) as archive:
+        assert {member.external_attr >> 16 for member in archive.infolist()} == {0o100644}
         archive.extractall(folder)
     return folder / NAME
 
@@ -108,3 +109,14 @@ def test_the_zip_registers_alone_and_from_elsewhere(release, without_the_package
     metrics = read_json(tmp_path / "out" / "report.json")["metrics"]
     assert metrics["nmi_after"] > metrics["nmi_before"] + 0.01
     assert nibabel.load(tmp_path / "out" / "warped.nii.gz").shape[3] == 2
+
+
+def test_monai_loads_the_network_of_the_zip_alone(release, without_the_package, tmp_path):
+    code = (
+        "import sys; from monai.bundle import load; print(type(load(*sys.argv[1:2], bundle_dir=sys.argv[2])).__name__)"
+    )
+    command = [without_the_package, "-c", code, NAME, release.parent]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(release)}, capture_output=True, text=True
+    )
+    assert done.stdout.split()[-1] == "GroupSetVAE", done.stderr[-3000:]

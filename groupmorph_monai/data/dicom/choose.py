@@ -66,13 +66,15 @@ def choose(stacks: Sequence[Stack], pattern: str | None = None) -> tuple[list[St
 
 def possible_timepoints(rejected: Mapping[Stack, str], chosen: Sequence[Stack]) -> list[str]:
     """Describe the stacks that may be timepoints of the chosen series, such as an incomplete one, one per line."""
-    lines = []
-    for stack in (stack for stack, reason in rejected.items() if reason == "other series"):
-        like = next((one for one in chosen if stack.nearly_like(one)), None)
+    lines, sources = [], {stack.source for stack in chosen}
+    for stack in (stack for stack, reason in rejected.items() if reason == "other series" or stack.source in sources):
+        like = next((one for one in chosen if stack.source == one.source or stack.nearly_like(one)), None)
         if like:
-            difference = "its image type, matrix, voxels, scan options, repetition time or echo time differ"
+            difference = (
+                "its image type, matrix, voxels, orientation, scan options, repetition time or echo time differ"
+            )
             if stack.slices != like.slices:
-                difference = f"it has {stack.slices} slices instead of {like.slices}"
+                difference = f"it has {stack.slices} slice{'s' * (stack.slices > 1)} instead of {like.slices}"
             lines.append(
                 f"{stack.name} is not aligned, as {difference}; if it is a timepoint, export it again, or select it "
                 "and the others with --series-description PATTERN"

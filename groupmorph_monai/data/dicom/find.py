@@ -25,6 +25,7 @@ __all__ = ["Unread", "find_stacks"]
 logger = logging.getLogger(__name__)
 _DICOMDIR = "1.2.840.10008.1.3.10"
 _SERIES = 0x0020000E  # tag of the series instance UID
+_FEWEST_RENAMED = 3  # minimum number of images that each have a UID of their own where they should share one
 _HEADER_NOISE = 5e-4  # maximum rounding error in headers, of direction components and of spacings in mm
 
 
@@ -70,11 +71,41 @@ def find_stacks(paths: Sequence[Path]) -> tuple[dict[Source, list[Plane]], list[
         logger.info("Ignored %d DICOM files without a grey-value image and a position in the patient.", len(unread))
     geometries: dict[tuple[float, ...], Raster] = {}
     stacks = defaultdict(list)
-    for plane in in_one_zone(list(unique.values())):
+    for plane in in_one_zone(_with_shared_uids(list(unique.values()))):
         source = _with_shared_raster(plane.source, geometries)
         stacks[source].append(replace(plane, source=source))
     instances = {plane.file.uid for plane in planes}
     return dict(stacks), [file for file in unread if file.uid not in instances]
+
+
+def _with_shared_uids(planes: Sequence[Plane]) -> list[Plane]:
+    """Restore the UIDs of studies, frames of reference and series that an anonymiser or archive replaced by a new one
+    for every image: one of them stands for all.
+
+    Images of one series number and description are of one series.
+    """
+    study, space = (
+        _shared([getattr(plane.source.examination, name) for plane in planes], planes) for name in ("study", "space")
+    )
+    members: defaultdict[Hashable, list[Plane]] = defaultdict(list)
+    for plane in planes:
+        members[plane.source.examination.patient, plane.source.number, plane.source.description].append(plane)
+    restored = []
+    for group in members.values():
+        series = _shared([plane.source.series for plane in group], group)
+        for plane in group:
+            examination = plane.source.examination
+            examination = replace(examination, study=study or examination.study, space=space or examination.space)
+            source = replace(plane.source, examination=examination, series=series or plane.source.series)
+            restored.append(replace(plane, source=source))
+    return restored
+
+
+def _shared(uids: Sequence[str], planes: Sequence[Plane]) -> str:
+    """Return the first UID if each image has a UID and file of its own; an empty string otherwise."""
+    number = len(planes)
+    unique = len(set(uids)) == len({plane.file.path for plane in planes}) == number
+    return uids[0] if unique and number >= _FEWEST_RENAMED else ""
 
 
 def _with_shared_raster(source: Source, rasters: dict[tuple[float, ...], Raster]) -> Source:

@@ -24,6 +24,8 @@ __all__ = ["planes_of"]
 
 logger = logging.getLogger(__name__)
 
+_LABEL_MAP_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"  # pydicom 2 lacks it
+_MAPS = ParametricMapStorage, SegmentationStorage, _LABEL_MAP_STORAGE  # without image intensities
 _GATED = re.compile("gat|phas|cycle|resp|breath|cardi", re.IGNORECASE)
 
 
@@ -33,7 +35,7 @@ def planes_of(dataset: Dataset, path: str) -> Iterator[Plane]:
         return
     if dataset.get("PhotometricInterpretation") == "PALETTE COLOR":  # pixels are indices of colours
         return
-    if dataset.get("SOPClassUID") in (ParametricMapStorage, SegmentationStorage):  # without image intensities
+    if dataset.get("SOPClassUID") in _MAPS:
         return
     slices = vendors.mosaic_slices(dataset)
     for frame in range(len(slices) or _placed_frames(dataset)):

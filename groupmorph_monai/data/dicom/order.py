@@ -7,7 +7,7 @@ import numpy as np
 from ...errors import InputError
 from .plane import Plane
 
-__all__ = ["LATE", "ORDER", "Volume", "at_the_same_time", "in_order", "times_s"]
+__all__ = ["LATE", "ORDER", "Volume", "at_the_same_time", "in_order", "repeated_runs", "times_s"]
 
 Volume = tuple[Plane, ...]  # sorted by depth
 # Volumes are sorted by the first of these keys that differs between all of them.
@@ -34,6 +34,7 @@ _TIMES = (*ORDER[:5], "temporal resolution", "content time", "series time")
 _SINCE_START = ("temporal offset", "trigger time", "dynamic scan begin", "frame reference time")
 _PHASES = ("phase", "temporal position", "series number")
 _COUNTED = ("acquisition number", "instance number", "dimension index", "frame number")
+_LONG_PAUSE = 3  # minimum ratio of the time between two runs to that between their volumes
 # Keys that do not describe the acquisition and differ even between images of one moment.
 LATE = ORDER[ORDER.index("content time") :]
 
@@ -146,6 +147,29 @@ def times_s(volumes: Sequence[Volume]) -> tuple[list[float] | None, str]:
     if key == "acquisition time" and whole and abs(span.get("trigger time", np.inf) - span[key]) <= 1:
         key = "trigger time"
     return [round(value - rising[key][0], 6) for value in rising[key]], key
+
+
+def repeated_runs(volumes: Sequence[Volume], times: Sequence[float] | None) -> list[str]:
+    """Describe sorted volumes that may be several runs of one protocol rather than one series: each volume is a series,
+    their descriptions repeat, and long pauses lie between the repeats.
+
+    Returns:
+        One line, or none if the volumes are of one run.
+    """
+    number = len(volumes)
+    if times is None or len({_series(volume) for volume in volumes}) < number:
+        return []
+    descriptions, gaps = [volume[0].source.description for volume in volumes], np.diff(times)
+    for size in range(2, number // 2 + 1):
+        ends = np.arange(size, number, size) - 1
+        alike = number % size == 0 and descriptions == descriptions[:size] * (number // size)
+        if alike and gaps[ends].min() > _LONG_PAUSE * np.delete(gaps, ends).max():
+            return [
+                f"{descriptions[0]!r}: the scans are {number // size} times {size} with equal descriptions and "
+                f"{gaps[ends].min() / 60:.3g} min between them; if these are several runs of the protocol, use a "
+                "folder with the files of one"
+            ]
+    return []
 
 
 def _repetitions(volumes: Sequence[Volume]) -> tuple[list[float] | None, str]:

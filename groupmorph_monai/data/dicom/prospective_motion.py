@@ -59,8 +59,9 @@ def largest_tilt_degrees(planes: Sequence[Plane]) -> float:
 
 
 def _angle_degrees(axes: np.ndarray, reference_axes: np.ndarray) -> float:
-    """Compute the angle of the rotation between two sets of axes, one per row."""
-    cosine = (np.trace(axes @ reference_axes.T) - 1) / 2
+    """Compute the angle of the rotation between two sets of axes, one per row, whichever way they are counted: rows
+    and slices in reversed order are no rotation."""
+    cosine = (np.abs(np.diag(axes @ reference_axes.T)).sum() - 1) / 2
     return float(np.rad2deg(np.arccos(np.clip(cosine, -1, 1))))
 
 

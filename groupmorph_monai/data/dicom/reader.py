@@ -12,8 +12,9 @@ from ..series import Frame, Series
 from .choose import SEE_LIST, aborted_timepoints, choose, possible_timepoints, turned_timepoints
 from .find import Unread, find_stacks
 from .geometry import volume_affine
-from .order import Volume, in_order, times_s
+from .order import LATE, Volume, in_order, repeated_runs, times_s
 from .pixels import read_voxels
+from .split import check_one_kind
 from .stack import Stack, make_stacks
 
 __all__ = ["list_dicom", "read_dicom"]
@@ -73,9 +74,6 @@ def read_dicom(paths: Sequence[Path], description: str | None = None) -> Series:
             )
     for stack, reason in rejected.items():
         logger.info("Ignored (%s): %s, %d x %d slices", reason, stack.name, stack.timepoints, stack.slices)
-    warnings = possible_timepoints(rejected, chosen) + aborted_timepoints(chosen) + turned_timepoints(chosen)
-    for warning in warnings:
-        logger.warning("%s", warning)
     if len({stack.source.examination.space for stack in chosen}) > 1:
         logger.warning(
             "The scans have different frames of reference, so their coordinates may not agree; the initial alignment "
@@ -83,6 +81,10 @@ def read_dicom(paths: Sequence[Path], description: str | None = None) -> Series:
         )
     volumes, key, affines = _volumes(chosen)
     times, clock = times_s(volumes)
+    warnings = possible_timepoints(rejected, chosen) + aborted_timepoints(chosen) + turned_timepoints(chosen)
+    warnings += repeated_runs(volumes, times)
+    for warning in warnings:
+        logger.warning("%s", warning)
     frames = [
         Frame(data, affine, volume[0].file.path) for data, affine, volume in zip(read_voxels(volumes), affines, volumes)
     ]
@@ -98,12 +100,15 @@ def _volumes(chosen: Sequence[Stack]) -> tuple[list[Volume], str, list[np.ndarra
     """Return the volumes of the chosen stacks in temporal order, the attribute that defines it, and their affines.
 
     Raises:
-        InputError: If slices are missing or not evenly spaced, or if volumes cannot be distinguished.
+        InputError: If slices are missing or not evenly spaced, or if volumes cannot be distinguished or are of several
+            kinds.
     """
     if len(chosen) == 1:
         volumes, key = chosen[0].volumes
     else:
         volumes, key = in_order([volume for stack in chosen for volume in stack.volumes[0]])
+        if key in LATE:
+            check_one_kind(list(zip(*volumes)), ["acquisition time"])
     return volumes, key, [volume_affine(volume) for volume in volumes]
 
 

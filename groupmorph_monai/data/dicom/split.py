@@ -10,9 +10,10 @@ from .order import LATE, ORDER, Volume, at_the_same_time, in_order
 from .plane import ImageFile, Plane
 from .prospective_motion import follows_patient, is_tilted, volumes_by_shared_attribute
 
-__all__ = ["separate_aborted", "split_volumes"]
+__all__ = ["check_one_kind", "separate_aborted", "split_volumes"]
 
 _GATED = ("phase", "trigger time", "temporal position")
+_EARLY = [key for key in ORDER if key not in LATE]  # attributes of the acquisition
 _CHANCE = 1e-3  # highest probability of cycles at all positions by chance at which a series is called gated
 
 
@@ -21,14 +22,14 @@ def separate_aborted(planes: Sequence[Plane]) -> list[Sequence[Plane]]:
 
     Returns:
         The slices of the complete volumes and those of the last one; all slices unless an attribute shows that these
-        and no others are missing.
+        and no others are missing. A single slice may be a second export, so its attribute must be of the acquisition.
     """
     positions = _by_position(planes)
     number = max(len(images) for images in positions)
     full = [images for images in positions if len(images) == number]
-    if not 1 < len(full) < len(positions) or is_tilted(planes):
+    if len(full) == len(positions) or is_tilted(planes):
         return [planes]
-    for key in ORDER:
+    for key in ORDER if len(full) > 1 else _EARLY:
         last = max(plane.keys.get(key, -math.inf) for plane in full[0])
         aborted = [plane for plane in planes if plane.keys.get(key) == last]
         earlier = [{plane.keys.get(key) for plane in images} - {last} for images in positions]
@@ -80,13 +81,16 @@ def _split_by_key(positions: Sequence[Sequence[Plane]], number: int) -> tuple[li
     """
     keys = [key for key in ORDER if all(len({p.keys.get(key) for p in at} - {None}) == number for at in positions)]
     if not keys:
-        first, second = (plane.file.path for plane in positions[0][:2])
+        first, second = (plane.file for plane in positions[0][:2])
+        other, cure = second.path, "remove one of them if the slice was exported twice"
+        if first.path == second.path:
+            other, cure = "other frames", "convert the series to a NIfTI file for each timepoint"
         raise InputError(
-            f"{first}: expected an acquisition, trigger or content time that differs from {second} at the same "
-            "position, got none; remove one of them if the slice was exported twice"
+            f"{first.path}: expected an acquisition, trigger or content time that differs from {other} at the same "
+            f"position, got none; {cure}"
         )
-    if keys[0] in LATE and (label := _shared_label(positions)):
-        raise InputError(_several_kinds(positions[0], label))
+    if keys[0] in LATE:
+        check_one_kind(positions, _EARLY)
     if keys[0] == "trigger time" and (label := _label_of_volumes(keys, positions)):
         return _sorted_by(label, positions), label
     key = _instead_of_acquisition_time(keys, positions) if keys[0] == "acquisition time" else keys[0]
@@ -112,9 +116,23 @@ def _members(volumes: Sequence[Volume]) -> set[frozenset[ImageFile]]:
     return {frozenset(plane.file for plane in volume) for volume in volumes}
 
 
-def _shared_label(positions: Sequence[Sequence[Plane]]) -> str:
-    """Find an attribute of the acquisition that several images share at every position, the same number for each of its
-    values, such as the velocities of one phase.
+def check_one_kind(positions: Sequence[Sequence[Plane]], labels: Sequence[str]) -> None:
+    """Check that the images at each position, which no attribute of the acquisition tells apart, are of one kind.
+
+    Args:
+        positions: images at each slice position.
+        labels: attributes that images of several kinds, such as echoes, may share.
+
+    Raises:
+        InputError: If they are of several kinds.
+    """
+    if label := _shared_label(positions, labels):
+        raise InputError(_several_kinds(positions[0], label))
+
+
+def _shared_label(positions: Sequence[Sequence[Plane]], labels: Sequence[str]) -> str:
+    """Find one of ``labels`` that several images share at every position, the same number for each of its values, such
+    as the velocities of one phase.
 
     Images of a repeated scan share attributes, too, but not all of them: a phase or a time in the cycle, and the time
     or number of the repetition. CT images of one acquisition are those of a continuous scan.
@@ -122,13 +140,12 @@ def _shared_label(positions: Sequence[Sequence[Plane]]) -> str:
     Returns:
         The name of the attribute; an empty string if there is none, or if the images are of a repeated or CT scan.
     """
-    early = [key for key in ORDER if key not in LATE]
     of_ct = positions[0][0].source.examination.modality == "CT"
     if of_ct or all(
-        len({tuple(map(plane.keys.get, early)) for plane in images}) == len(images) for images in positions
+        len({tuple(map(plane.keys.get, _EARLY)) for plane in images}) == len(images) for images in positions
     ):
         return ""
-    for label in early:
+    for label in labels:
         counts = [Counter(plane.keys.get(label) for plane in images) for images in positions]
         values = {value for count in counts for value in count}
         rounded = label == "acquisition time" and None not in values and all(v == int(v) for v in values if v)

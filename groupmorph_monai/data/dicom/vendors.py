@@ -1,5 +1,6 @@
 """Private attributes of vendors, as documented in their DICOM conformance statements."""
 
+import re
 from collections.abc import Sequence
 
 from pydicom.dataset import Dataset
@@ -28,6 +29,7 @@ _GE = "GEMS_PARM_01"
 _RAW_DATA_TYPE, _COLLAPSE_FLAG, _GROUP_DELAY = (0x0043, 0x102F), (0x0043, 0x1030), (0x0043, 0x107C)
 _GE_ACQUISITION, _PULSE_SEQUENCE, _USER_12 = "GEMS_ACQU_01", (0x0019, 0x109C), (0x0019, 0x10B3)
 _REVERSED_POLARITIES = {0: (), 1: (0, 1), 2: (1,), 3: (0,)}  # temporal positions modulo 2, by the user variable
+_SEPARATED = re.compile("(WATER|FAT|INPHASE|OUTPHASE):", re.IGNORECASE)  # starts the description of a Dixon series
 _RAW_DATA_TYPES = {1: "PHASE", 2: "REAL", 3: "IMAGINARY"}
 # Magnitude, which is flagged only next to field maps and velocities, and the three velocities.
 _COLLAPSE_FLAGS = {2: "MAGNITUDE", 3: "VELOCITY_RL", 4: "VELOCITY_AP", 5: "VELOCITY_SI"}
@@ -56,12 +58,14 @@ def dynamic_begin_s(attributes: Attributes) -> float | None:
 
 
 def image_kinds(attributes: Attributes) -> tuple[str, ...]:
-    """Return the kinds (magnitude, phase, field map, polarity) that tell images of a GE series with one image type
+    """Return the kinds (magnitude, phase, field map, polarity, water and fat) that tell GE images with one image type
     apart."""
+    separated = _SEPARATED.match(str(attributes.get("SeriesDescription", default="")))
     kinds = (
         _RAW_DATA_TYPES.get(int(attributes.private(_RAW_DATA_TYPE, _GE) or 0)),
         _COLLAPSE_FLAGS.get(int(attributes.private(_COLLAPSE_FLAG, _GE) or 0)),
         "REVERSED" if rows_are_reversed(attributes) else None,
+        separated and separated[1].upper(),
     )
     return tuple(kind for kind in kinds if kind)
 

@@ -111,14 +111,15 @@ def test_a_scan_without_a_slice_in_its_middle_is_no_silent_loss(tmp_path):
     assert ["it has 6 slices instead of 7" in warning for warning in series.warnings] == [True]
 
 
-@pytest.mark.parametrize("kept", [slice(21, 26), slice(21, 28, 2), slice(22, 28, 3)])
+@pytest.mark.parametrize("kept", [slice(21, 26), slice(21, 28, 2), slice(22, 28, 3), slice(21, 22), slice(25, 26)])
 def test_the_volume_during_which_a_scan_was_aborted_is_left_out_with_a_warning(tmp_path, kept):
     images = dynamic()
     series = read_series(exports.save(images[:21] + images[kept], tmp_path))
     assert_aligned(series, volumes()[:3])
     assert series.times_s == exports.TIMES_S[:3]
     number = len(images[kept])
-    assert [f"it has {number} slices instead of 7" in warning for warning in series.warnings] == [True]
+    words = "1 slice" if number == 1 else f"{number} slices"
+    assert [f"it has {words} instead of 7" in warning for warning in series.warnings] == [True]
 
 
 def test_an_aborted_volume_that_is_selected_is_aligned_with_a_warning(tmp_path):
@@ -354,6 +355,19 @@ def test_rounded_directions_do_not_change_the_size_of_voxels(tmp_path):
         image.ImageOrientationPatient = [round(value, 2) for value in twin.ImageOrientationPatient]
     for frame in read_series(exports.save(images, tmp_path)).frames:
         np.testing.assert_allclose(np.linalg.norm(frame.affine[:3, :2], axis=0), 1.5, rtol=1e-6)
+
+
+def test_decimal_commas_are_read(tmp_path):
+    images = dynamic(RescaleSlope="0.5", RescaleIntercept="-2.25")
+    for path in exports.save(images, tmp_path).rglob("*/*"):
+        content = path.read_bytes()
+        for name, number in ((b"PixelSpacing", b"1.5\\1.5"), (b"slope", b"0.5 "), (b"intercept", b"-2.25")):
+            assert content.count(number) == 1, name
+            content = content.replace(number, number.replace(b".", b","))
+        path.write_bytes(content)
+    series = read_series(tmp_path)
+    assert_aligned(series, volumes() * 0.5 - 2.25)
+    np.testing.assert_allclose(series.frames[0].affine, AFFINE)
 
 
 def test_a_mosaic_of_more_slices_than_fit_into_it_is_refused(tmp_path):

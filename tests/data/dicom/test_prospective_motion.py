@@ -1,5 +1,6 @@
 """Series whose slices follow the patient: prospective motion correction, and replanned dynamic scans."""
 
+import nibabel
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -67,6 +68,28 @@ def test_slices_that_turn_in_their_plane_only(tmp_path):
     turns = [Rotation.from_euler("z", 3.0 * k, degrees=True).as_matrix() for k in range(4)]
     grids = [np.block([[turn @ AFFINE[:3, :3], AFFINE[:3, 3:]], [AFFINE[3:]]]) for turn in turns]
     check(exports.save(series_of(TIMES, grids), tmp_path), grids)
+
+
+@pytest.mark.parametrize("one_series", [True, False])
+def test_a_volume_that_is_stored_the_other_way_round(tmp_path, one_series):
+    """With rows in reversed order: of a series it is a timepoint, and on its own a warning names it."""
+    flip = np.diag([1.0, -1, 1, 1])
+    flip[1, 3] = SIZE[1] - 1
+    data, grids = [*volumes()], [AFFINE, AFFINE, AFFINE @ flip, AFFINE]
+    data[2] = data[2][:, ::-1]
+    images = series_of(TIMES, grids, data)
+    if not one_series:
+        for number, image in enumerate(images):
+            image.SeriesInstanceUID, image.SeriesNumber = f"1.2.{number // SIZE[2]}", number // SIZE[2]
+    series = read_series(exports.save(images, tmp_path))
+    for frame, k in zip(series.frames, range(4) if one_series else (0, 1, 3), strict=True):
+        image, truth = (
+            nibabel.as_closest_canonical(nibabel.Nifti1Image(values.astype(np.float32), affine))
+            for values, affine in ((frame.data, frame.affine), (volumes()[k], AFFINE))
+        )
+        np.testing.assert_array_equal(image.dataobj, truth.dataobj)
+        np.testing.assert_allclose(image.affine, truth.affine, atol=1e-4)
+    assert ["orientation" in warning for warning in series.warnings] == [True] * (not one_series)
 
 
 def test_mosaics_and_enhanced_files_that_move(tmp_path):

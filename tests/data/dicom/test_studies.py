@@ -328,14 +328,69 @@ def test_series_of_one_volume_each_that_were_sent_twice_are_refused(tmp_path):
     assert_aligned(read_series(tmp_path / "b"), volumes())
 
 
-def test_segmentations_are_no_scans(tmp_path):
+@pytest.mark.parametrize("segmentation", ["1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"])
+def test_segmentations_are_no_scans(tmp_path, segmentation):
     shared = exports.examination()
     images = dynamic(shared, volumes(2))
-    segmentation = "1.2.840.10008.5.1.4.1.1.66.4"
     for k, volume in enumerate(volumes(3)):
         attributes = {"SeriesInstanceUID": "1.2.3", "AcquisitionNumber": k + 1}
         images += exports.classic(shared, volume, AFFINE, segmentation, SeriesDescription="dyn seg", **attributes)
     assert list_dicom([exports.save(images, tmp_path)])[0].count("\n") == 0
+
+
+def water_and_fat(names, seconds):
+    """A series for each timepoint of both kinds, which share their times."""
+    shared, data = exports.examination(), (volumes(), volumes(seed=8))
+    return [
+        image
+        for k in range(4)
+        for kind, name in enumerate(names)
+        for image in exports.classic(
+            shared,
+            data[kind][k],
+            AFFINE,
+            SeriesDescription=f"{name} dyn {k}",
+            SeriesNumber=10 * k + kind,
+            AcquisitionTime=exports.clock(seconds[k]),
+        )
+    ]
+
+
+def test_water_and_fat_of_ge_are_not_timepoints_of_one_series(tmp_path):
+    exports.save(water_and_fat(("WATER:", "FAT:"), np.arange(4) * 60), tmp_path)
+    refused(tmp_path, "expected one series to align", "ND\\WATER", "ND\\FAT")
+    assert_aligned(read_series(tmp_path, description="water*"), volumes())
+
+
+def test_series_that_share_their_times_are_of_several_kinds(tmp_path):
+    exports.save(water_and_fat(("in phase", "opposed phase"), exports.TIMES_S), tmp_path)
+    refused(tmp_path, "expected one image for each acquisition time", "got 2")
+    assert_aligned(read_series(tmp_path, description="in phase*"), volumes())
+
+
+@pytest.mark.parametrize(
+    ("pause_s", "names", "warned"), [(1800, "dyn", True), (200, "dyn", False), (1800, "ab", False)]
+)
+def test_runs_of_one_protocol_are_a_warning(tmp_path, pause_s, names, warned):
+    shared, images = exports.examination(), []
+    data = volumes(8)
+    for k, volume in enumerate(data):
+        start = exports.clock(k % 4 * 60 + k // 4 * pause_s)
+        name = names if names == "dyn" else f"{names[k // 4]} {k % 4}"
+        header = {"SeriesDescription": name, "SeriesNumber": k + 1, "AcquisitionTime": start}
+        images += exports.classic(shared, volume, AFFINE, **header)
+    series = read_series(exports.save(images, tmp_path))
+    assert_aligned(series, data)
+    assert ["2 times 4 with equal descriptions and 27 min" in line for line in series.warnings] == [True] * warned
+
+
+@pytest.mark.parametrize("names", [["SeriesInstanceUID"], ["StudyInstanceUID", "FrameOfReferenceUID"]])
+def test_an_anonymiser_gave_every_image_a_uid_of_its_own(tmp_path, names):
+    images = exports.siemens(volumes(), AFFINE)
+    for image in images:
+        for name in names:
+            setattr(image, name, exports.generate_uid())
+    assert_aligned(read_series(exports.save(images, tmp_path)), volumes())
 
 
 def test_a_number_of_the_protocol_may_be_written_in_two_ways(tmp_path):
