@@ -20,9 +20,10 @@ __all__ = ["StaticRegions"]
 # Minimum share of a window's weight on voxels with evidence, so that a few voxels do not decide.
 _LEAST_NEIGHBOURHOOD_SHARE = 0.1
 # Tissue slides along a static hypothesis if it moved by more than this distance, in voxels of the images, and if it is
-# at least this share of the tissue: 32 % or more for breaths of 15 to 30 mm, at most 1.2 % for a patient who moved as a
-# whole by 3 mm. Over shorter distances a smooth update suffices, and a hypothesis is likelier by chance.
-_SLIDING_VOXELS, _LEAST_SLIDING_SHARE = 2.5, 0.05
+# at least this share of the tissue. At 2.5 voxels, 32 % or more slide in breaths of 15 to 30 mm, at most 1.2 % in a
+# patient who moved as a whole by 3 mm; at 2 voxels, some breaths of 10 mm slide too. Over shorter distances a smooth
+# update suffices, and a hypothesis is likelier by chance.
+_SLIDING_VOXELS, _LEAST_SLIDING_SHARE = 2.0, 0.05
 
 
 @dataclass(frozen=True)

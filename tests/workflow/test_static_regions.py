@@ -69,7 +69,7 @@ def test_where_nothing_matches_nothing_is_static():
     torch.testing.assert_close(fused.values[..., 15:, :, :], z.values[..., 15:, :, :])
 
 
-@pytest.mark.parametrize(("shift_voxels", "slides"), [(4, False), (6, True)])
+@pytest.mark.parametrize(("shift_voxels", "slides"), [(4, False), (5, True), (6, True)])
 def test_small_motions_do_not_slide(shift_voxels, slides):
     """If all tissue moves by a voxel or two, a hypothesis may be more likely by chance before z is refined."""
     z, hypothesis = slid(shift_voxels), slid(0)
