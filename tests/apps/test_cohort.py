@@ -141,6 +141,41 @@ def test_scans_are_counted_before_anything_starts(study, capsys, scans, referenc
 
 
 @pytest.mark.parametrize(
+    "options, scans, message",
+    [
+        (["--dicom"], "4d.nii.gz", "--dicom: expected series of DICOM, got {study}/4d.nii.gz; omit"),
+        (["--set", "write_dicom=true"], "timed", "--dicom: expected series of DICOM, got {study}/timed; omit"),
+        (["--kinetics"], "4d.nii.gz", "--kinetics: expected series with acquisition times, got none with {study}/4d"),
+        (
+            ["--kinetics"],
+            "untimed",
+            "--kinetics: expected series with acquisition times, got none with {study}/untimed",
+        ),
+        (["--kinetics"], "timed", None),
+        (["--kinetics"], "timed.nii.gz", None),
+    ],
+)
+def test_outputs_are_checked_before_anything_starts(study, capsys, monkeypatch, options, scans, message):
+    monkeypatch.setattr("groupmorph_monai.apps.cohort.registrations.run_study", lambda args, study: 0)
+    image = nib.Nifti1Image(np.ones((8, 8, 8, 6), np.float32), np.eye(4))
+    nib.save(image, study / "4d.nii.gz")
+    image.header.set_xyzt_units("mm", "sec")
+    image.header["pixdim"][4] = 30
+    nib.save(image, study / "timed.nii.gz")
+    for folder in ("timed", "untimed"):
+        (study / folder).mkdir()
+        for k in range(3):
+            nib.save(image.slicer[..., k], study / folder / f"t{k}.nii.gz")
+            if folder == "timed":
+                write_json(study / folder / f"t{k}.json", {"AcquisitionTime": f"10:0{k}:00"})
+    file = manifest(study, ("name", "scans"), ("a", scans))
+    code = main(["cohort", str(file), "--output", str(study / "out"), *options])
+    error = capsys.readouterr().err
+    assert code == (2 if message else 0), error
+    assert not message or f"{file}: a: {message.format(study=study)}" in error
+
+
+@pytest.mark.parametrize(
     "header, message",
     [
         ("name\tscan", "expected the columns name and scans"),
