@@ -232,6 +232,19 @@ def job(study, *options, series=0):
     return registration_job(one, words, CohortFolder(study / "out"), settings_hash(words))
 
 
+def test_jobs_that_the_queue_rejects(study, tmp_path, monkeypatch, capfd):
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.parent.mkdir()
+    sbatch.write_text("#!/bin/sh\necho 'sbatch: error: Batch job submission failed: Invalid account' >&2\nexit 1\n")
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", str(sbatch.parent), prepend=os.pathsep)
+    file = manifest(study, ("name", "scans"), ("one", "a"))
+    assert main(["cohort", str(file), "--output", str(study / "out"), "--jobqueue", "slurm"]) == 2
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if not line.startswith(("workers", "1 series"))]
+    assert line.startswith("groupmorph: --jobqueue slurm: could not submit jobs (sbatch: error: Batch job subm")
+    assert "Invalid account" in line and line.endswith("or --workers")
+
+
 def test_hashes_tell_what_a_result_depends_on(study):
     first = job(study)
     for options in (["--threads", "2"], ["--device", "cpu"], ["--workers", "2"], ["--quiet"]):
