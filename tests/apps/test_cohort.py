@@ -141,6 +141,41 @@ def test_scans_are_counted_before_anything_starts(study, capsys, scans, referenc
 
 
 @pytest.mark.parametrize(
+    "options, scans, message",
+    [
+        (["--dicom"], "4d.nii.gz", "--dicom: expected series of DICOM, got {study}/4d.nii.gz; omit"),
+        (["--set", "write_dicom=true"], "timed", "--dicom: expected series of DICOM, got {study}/timed; omit"),
+        (["--kinetics"], "4d.nii.gz", "--kinetics: expected series with acquisition times, got none with {study}/4d"),
+        (
+            ["--kinetics"],
+            "untimed",
+            "--kinetics: expected series with acquisition times, got none with {study}/untimed",
+        ),
+        (["--kinetics"], "timed", None),
+        (["--kinetics"], "timed.nii.gz", None),
+    ],
+)
+def test_outputs_are_checked_before_anything_starts(study, capsys, monkeypatch, options, scans, message):
+    monkeypatch.setattr("groupmorph_monai.apps.cohort.registrations.run_study", lambda args, study: 0)
+    image = nib.Nifti1Image(np.ones((8, 8, 8, 6), np.float32), np.eye(4))
+    nib.save(image, study / "4d.nii.gz")
+    image.header.set_xyzt_units("mm", "sec")
+    image.header["pixdim"][4] = 30
+    nib.save(image, study / "timed.nii.gz")
+    for folder in ("timed", "untimed"):
+        (study / folder).mkdir()
+        for k in range(3):
+            nib.save(image.slicer[..., k], study / folder / f"t{k}.nii.gz")
+            if folder == "timed":
+                write_json(study / folder / f"t{k}.json", {"AcquisitionTime": f"10:0{k}:00"})
+    file = manifest(study, ("name", "scans"), ("a", scans))
+    code = main(["cohort", str(file), "--output", str(study / "out"), *options])
+    error = capsys.readouterr().err
+    assert code == (2 if message else 0), error
+    assert not message or f"{file}: a: {message.format(study=study)}" in error
+
+
+@pytest.mark.parametrize(
     "header, message",
     [
         ("name\tscan", "expected the columns name and scans"),
@@ -195,6 +230,19 @@ def job(study, *options, series=0):
     args = make_parser().parse_args(["cohort", str(file), "--output", str(study / "out"), *options])
     one, words = read_manifest(file, study / "out")[series], register_options(args)
     return registration_job(one, words, CohortFolder(study / "out"), settings_hash(words))
+
+
+def test_jobs_that_the_queue_rejects(study, tmp_path, monkeypatch, capfd):
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.parent.mkdir()
+    sbatch.write_text("#!/bin/sh\necho 'sbatch: error: Batch job submission failed: Invalid account' >&2\nexit 1\n")
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", str(sbatch.parent), prepend=os.pathsep)
+    file = manifest(study, ("name", "scans"), ("one", "a"))
+    assert main(["cohort", str(file), "--output", str(study / "out"), "--jobqueue", "slurm"]) == 2
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if not line.startswith(("workers", "1 series"))]
+    assert line.startswith("groupmorph: --jobqueue slurm: could not submit jobs (sbatch: error: Batch job subm")
+    assert "Invalid account" in line and line.endswith("or --workers")
 
 
 def test_hashes_tell_what_a_result_depends_on(study):

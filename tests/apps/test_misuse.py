@@ -289,13 +289,13 @@ def test_reference_of_an_alignment_to_the_mean(series, refused):
     refused(["register", *series, *TO, "--set", "reference=1", *FAST], "reference", "--reference 1")
 
 
-@pytest.mark.parametrize("name", ["mean.nii.gz", "warped.nii.gz", "coverage.nii.gz"])
+@pytest.mark.parametrize("name", ["mean.nii.gz", "warped.nii.gz", "coverage.nii.gz", "report.json"])
 def test_a_file_that_no_registration_wrote_is_not_replaced(name, series, tmp_path, refused):
     file = tmp_path / "out" / name
     file.parent.mkdir()
-    file.write_text("mine", encoding="utf-8")
+    file.write_text('{"tool": "mine"}', encoding="utf-8")
     refused(["register", *series[:2], *TO], f"{file.relative_to(tmp_path)}: expected no file that", "choose another")
-    assert file.read_text(encoding="utf-8") == "mine"
+    assert file.read_text(encoding="utf-8") == '{"tool": "mine"}'
 
 
 def test_output_among_overlay_and_weights(series, tmp_path, refused):

@@ -5,12 +5,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...data.reading.readers import header_grids
+from ...data.reading.folders import dicom_paths
+from ...data.reading.readers import header_grids, states_times
 from ...errors import InputError
 from ...space.alignment import check_reference
 from ..places import check_place
 
-__all__ = ["check_apart", "check_exist", "check_folder_name", "check_scans", "folder_name"]
+__all__ = ["check_apart", "check_exist", "check_folder_name", "check_outputs", "check_scans", "folder_name"]
 
 _LONGEST_NAME = 150
 _NAME = re.compile(rf"[^\W_][\w.+@ -]{{0,{_LONGEST_NAME - 1}}}(?<![. ])")  # valid folder names on every file system
@@ -86,3 +87,24 @@ def check_scans(files: Sequence[str], description: str | None = None, reference:
     if count:
         check_reference(reference, count)
     return count
+
+
+def check_outputs(files: Sequence[str], description: str | None, dicom: bool, kinetics: bool) -> None:
+    """Refuse outputs that need more than the files of a series contain, as far as their headers reveal it.
+
+    Args:
+        files: the scans of one series, or a folder of scans.
+        description: pattern that selects the series of a folder.
+        dicom: whether the aligned series will be written as DICOM, which needs a series of DICOM.
+        kinetics: whether the kinetics of the series will be fitted, which needs acquisition times.
+
+    Raises:
+        InputError: For a series without them.
+    """
+    if dicom and not dicom_paths(files):
+        raise InputError(f"--dicom: expected series of DICOM, got {files[0]}; omit the option")
+    if kinetics and not states_times(files, description):
+        raise InputError(
+            f"--kinetics: expected series with acquisition times, got none with {files[0]}; use DICOM, a 4D NIfTI with "
+            "a frame time, or sidecars of dcm2niix with AcquisitionTime"
+        )

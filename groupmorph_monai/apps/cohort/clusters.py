@@ -7,8 +7,8 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError
 from ...workflow.free_memory import available_memory_gb
@@ -144,12 +144,33 @@ def open_cluster(args: argparse.Namespace, resources: Resources) -> "Cluster":
     import dask_jobqueue
 
     kind = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "sge": "SGECluster"}[args.jobqueue]
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it logs a rejected job with a traceback
     try:
         cluster = getattr(dask_jobqueue, kind)(**_job(args, resources))
+        _submit_jobs(cluster, resources.workers)
     except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"--jobqueue {args.jobqueue}: could not submit jobs ({error}); check the queue") from error
-    cluster.scale(jobs=resources.workers)
+        reason = str(error).strip().rpartition("\n")[2]  # the last line of the queue's own message
+        raise InputError(
+            f"--jobqueue {args.jobqueue}: could not submit jobs ({reason}); correct the queue's settings in "
+            "~/.config/dask/jobqueue.yaml, or --workers"
+        ) from error
     return cluster
+
+
+def _submit_jobs(cluster: Any, number: int) -> None:
+    """Submit jobs, and wait for the queue's answers: `scale` leaves them to another thread, where failures are lost.
+
+    Raises:
+        RuntimeError: If the queue rejects a job; the others are cancelled.
+    """
+    for _ in range(number):
+        cluster.worker_spec.update(cluster.new_worker_spec())
+    try:
+        cluster.sync(cluster._correct_state)
+    except RuntimeError:
+        with suppress(AssertionError):  # `close` expects that every job has once been running
+            cluster.close()
+        raise
 
 
 def _job(args: argparse.Namespace, resources: Resources) -> Mapping[str, object]:

@@ -2,15 +2,18 @@
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from monai.bundle import ConfigParser
 
 from ...errors import InputError
 from ...workflow.parsed_config import parsed_config
 from ..arguments import make_parser
 from ..registration_options import registration
 from ..run import checked_run
+from .checks import check_outputs
 from .clusters import check_installed
 from .folders import CohortFolder, Job
 from .manifest import ManifestRow, read_manifest
@@ -39,6 +42,7 @@ def run_cohort(args: argparse.Namespace) -> int:
     jobs = [registration_job(series_row, options, cohort, settings) for series_row in series]
     for job in jobs:
         _check_options(args.manifest, job)
+    _check_outputs(args.manifest, jobs)
     return run_study(args, Study(cohort, jobs, REGISTRATIONS, _memory_gb))
 
 
@@ -63,9 +67,24 @@ def _check_options(manifest: str, job: Job) -> None:
         raise InputError(f"{manifest}: {job['name']}: {error}; nothing was registered") from None
 
 
-def _memory_gb(job: Job) -> float:
+def _check_outputs(manifest: str, jobs: Sequence[Job]) -> None:
+    """Refuse outputs that cannot be written for one of the series."""
+    parser = _config(jobs[0])
+    dicom, kinetics = (parser.get_parsed_content(name) for name in ("write_dicom", "write_kinetics"))
+    for job in jobs:
+        try:
+            check_outputs(job["files"], job["arguments"]["series_description"], dicom, kinetics)
+        except InputError as error:
+            raise InputError(f"{manifest}: {job['name']}: {error}; nothing was registered") from None
+
+
+def _config(job: Job) -> ConfigParser:
     positional, options = registration(argparse.Namespace(**job["arguments"]))
-    parser = parsed_config(*checked_run(*positional, **options))
+    return parsed_config(*checked_run(*positional, **options))
+
+
+def _memory_gb(job: Job) -> float:
+    parser = _config(job)
     cost = parser.get_parsed_content("cost_by_headers")
     return (cost if cost.scans else parser.get_parsed_content("cost")).memory_gb
 

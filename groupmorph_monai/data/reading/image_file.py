@@ -43,5 +43,9 @@ class ImageFormat(ABC):
         """Read a file; ``labels`` keeps its dtype, otherwise the voxels are float32."""
 
     @abstractmethod
+    def frame_time_s(self, path: str) -> float | None:
+        """Read the time between volumes, without the voxels; None if the header has none."""
+
+    @abstractmethod
     def header(self, path: str) -> tuple[tuple[int, ...], np.ndarray]:
         """Read the shape, with any number of axes, and the affine ``(4, 4)``, voxel to RAS mm, without the voxels."""

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import itk
@@ -43,9 +43,13 @@ class ItkFormat(ImageFormat):
             )
         affine[:n, :n] = direction[:n, :n] * spacing[:n]
         affine[:n, 3] = origin[:n]
-        # ITK also returns 1 if the file has no frame time.
-        frame_time = float(spacing[3]) if data.ndim > 3 and spacing[3] != 1 else None
-        return ImageFile(data, LPS_TO_RAS @ affine, path, frame_time)
+        return ImageFile(data, LPS_TO_RAS @ affine, path, _frame_time_s(spacing.tolist()))
+
+    def frame_time_s(self, path: str) -> float | None:
+        check_text_header(path, voxels=False)
+        with _silence():
+            reader = _reader(path)
+        return _frame_time_s([reader.GetSpacing(d) for d in range(reader.GetNumberOfDimensions())])
 
     def header(self, path: str) -> tuple[tuple[int, ...], np.ndarray]:
         check_text_header(path, voxels=False)
@@ -56,6 +60,11 @@ class ItkFormat(ImageFormat):
             affine[:3, d] = np.array(reader.GetDirection(d))[:3] * reader.GetSpacing(d)
             affine[d, 3] = reader.GetOrigin(d)
         return tuple(reader.GetDimensions(d) for d in axes), LPS_TO_RAS @ affine
+
+
+def _frame_time_s(spacing: Sequence[float]) -> float | None:
+    """Return the spacing along the fourth axis; None for 1, which ITK also returns if the file has no frame time."""
+    return float(spacing[3]) if len(spacing) > 3 and spacing[3] != 1 else None
 
 
 def _reader(path: str) -> "itk.ImageIOBase":

@@ -42,6 +42,11 @@ class NiftiFormat(ImageFormat):
         frame_time = _frame_time(image.header) if data.ndim > 3 else None
         return ImageFile(data, _affine_mm(image), path, frame_time, image.header, warnings)
 
+    def frame_time_s(self, path: str) -> float | None:
+        header = open_nifti(path).header
+        frame_time = _frame_time(header)
+        return frame_time and frame_time * time_unit_s(header)
+
     def header(self, path: str) -> tuple[tuple[int, ...], np.ndarray]:
         image = open_nifti(path)
         return image.shape, _affine_mm(image)

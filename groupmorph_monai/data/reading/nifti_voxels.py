@@ -117,8 +117,8 @@ def _unread_bytes(image: nib.Nifti1Pair, file: gzip.GzipFile | None) -> int:
 
 
 def _check_stored_header(kind: type[nib.Nifti1Pair], path: str) -> None:
-    """Refuse values that nibabel would replace by a guess: a non-integer ``vox_offset``, an infinite scale, an
-    unknown code or handedness, or missing voxel sizes without sform.
+    """Refuse values that nibabel would replace by a guess: a non-integer ``vox_offset`` or one inside the header, an
+    infinite scale, an unknown code or handedness, or missing voxel sizes without sform.
 
     Raises:
         InputError: For such values.
@@ -133,7 +133,8 @@ def _check_stored_header(kind: type[nib.Nifti1Pair], path: str) -> None:
             "header"
         )
     offset = float(header["vox_offset"])
-    if not offset.is_integer() or not 0 <= offset <= _LARGEST_OFFSET:
+    least = kind.header_class.single_vox_offset if header["magic"] == kind.header_class.single_magic else 0
+    if not offset.is_integer() or not least <= offset <= _LARGEST_OFFSET:
         raise InputError(
             f"{path}: expected the position of the voxels in vox_offset, such as 352, got {offset:g}; correct the "
             "header"

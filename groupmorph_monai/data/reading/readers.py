@@ -31,7 +31,7 @@ from .nifti_format import NiftiFormat, time_unit_s
 from .sidecars import even_step, sidecar, times_of_files, times_of_volumes, without_time
 from .signature import check_regular_file
 
-__all__ = ["header_grids", "read_image", "read_series"]
+__all__ = ["header_grids", "read_image", "read_series", "states_times"]
 
 logger = logging.getLogger(__name__)
 
@@ -236,6 +236,32 @@ def header_grids(
         return [grid for file in files for grid in _header_grids(str(file))]
     except Exception:  # every library has its own exceptions
         return []
+
+
+def states_times(series: str | Path | Sequence[str | Path], description: str | None = None) -> bool:
+    """Check whether headers or sidecars state the acquisition times of a series, without reading the voxels.
+
+    Args:
+        series: as in `read_series`.
+        description: as in `read_series`.
+
+    Returns:
+        True also for DICOM and for broken files, which `read_series` reports.
+
+    Raises:
+        InputError: If a folder has no images, or several series.
+    """
+    paths = _checked_paths(series)
+    if _are_dirlab(paths) or dicom_paths(paths):
+        return not _are_dirlab(paths)
+    files = _image_files(paths, description)
+    if len(files) > 1:
+        return times_of_files(files) is not None
+    try:
+        file = str(files[0])
+        return times_of_volumes(file, len(_header_grids(file)), _format(file).frame_time_s(file)) is not None
+    except Exception:  # every library has its own exceptions
+        return True
 
 
 def _header_grids(path: str) -> list[Grid]:

@@ -49,6 +49,15 @@ def _listed(folder: Path) -> list[str]:
         return []
 
 
+def _is_report(file: Path) -> bool:
+    """Check whether a registration wrote the file."""
+    try:
+        content = json.loads(read_text(file))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and "files" in content
+
+
 def check_result_folder(output_dir: Path, inputs: Iterable[str | Path]) -> None:
     """Check that the result of a registration can be written to ``output_dir``.
 
@@ -66,10 +75,13 @@ def check_result_folder(output_dir: Path, inputs: Iterable[str | Path]) -> None:
         check_ownership(output_dir, results)
         names = {path.name for path in output_dir.iterdir() if _is_output(path.name) or path.name in REPORTS} - results
         check_names(output_dir, names)
-        if foreign := sorted(names.intersection(ALWAYS_WRITTEN)):
+        foreign = sorted(names.intersection(ALWAYS_WRITTEN))
+        if REPORT in names and not _is_report(output_dir / REPORT):
+            foreign.append(REPORT)
+        if foreign:
             raise InputError(
                 f"{output_dir / foreign[0]}: expected no file that a registration would replace, got one that no "
-                f"{REPORT} beside it lists; move it, or choose another output folder"
+                f"{REPORT} of a registration lists; move it, or choose another output folder"
             )
 
 

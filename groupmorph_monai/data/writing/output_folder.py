@@ -29,7 +29,7 @@ __all__ = [
 _LOCK = ".groupmorph.lock"
 _LONGEST_NAME = 255  # bytes; limit of all common file systems
 _ENDING_S = 0.5  # time to wait for a run that is just ending: it releases its lock shortly after its result appears
-_claims: dict[Path, tuple[FileLock, bool]] = {}  # locks of this process, and whether it created the folder
+_claims: dict[Path, tuple[FileLock, list[Path]]] = {}  # locks of this process, and the folders that it created
 _stagings: set[Path] = set()
 _CURES = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some space", errno.EFBIG: "raise 'ulimit -f'"}
 
@@ -40,16 +40,28 @@ def check_output_dir(path: str | Path) -> Path:
     Raises:
         InputError: If it cannot be created or written to.
     """
-    folder = Path(path)
-    if folder.is_symlink() and not folder.exists():
+    folder, missing = Path(path), _missing(path)
+    if os.path.islink(folder) and missing:
         raise InputError(f"output folder: expected a folder, got the broken link {folder}; remove it or choose another")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
+        _remove_empty(missing)
         raise _unusable(folder, error) from error
     return folder
+
+
+def _missing(folder: str | Path) -> list[Path]:
+    """List the folder and those above it that do not exist, the deepest first."""
+    return [path for path in (Path(folder), *Path(folder).parents) if not os.path.exists(path)]
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):  # never created, or in use
+            folder.rmdir()
 
 
 def _unusable(folder: str | Path, error: OSError) -> InputError:
@@ -116,7 +128,7 @@ def claim(output_dir: str | Path) -> bool:
     Raises:
         InputError: If another run writes to the folder, or if it is not writable.
     """
-    made = not Path(output_dir).exists()
+    made = _missing(Path(output_dir).resolve())
     folder = check_output_dir(output_dir).resolve()
     if folder in _claims:
         return False
@@ -139,12 +151,12 @@ def claim(output_dir: str | Path) -> bool:
 
 
 def release(output_dir: str | Path) -> None:
-    """Unlock the folder, and remove it if this process created it and left no file in it.
+    """Unlock the folder, and remove it and those above it that this process created if it left no file in them.
 
     This also completes an interrupted cleanup. It can itself be interrupted at any point, and repeated.
     """
     folder = Path(output_dir).resolve()
-    lock, made = _claims.get(folder, (None, False))
+    lock, made = _claims.get(folder, (None, []))
     if lock is not None and lock.is_locked:
         with suppress(OSError, InputError):
             clean(folder)
@@ -154,6 +166,7 @@ def release(output_dir: str | Path) -> None:
         lock.release()
     if made and all(path.is_dir() for path in folder.rglob("*")):
         shutil.rmtree(folder, ignore_errors=True)
+        _remove_empty(made[1:])
     _claims.pop(folder, None)
 
 

@@ -110,6 +110,7 @@ def test_headers_that_place_no_patient_tell_nothing(affine, tmp_path):
     def grids(affine):
         image = nib.Nifti1Image(make_volume(), np.eye(4))
         image.header.set_sform(affine, 1)
+        image.header["vox_offset"] = 352
         (tmp_path / "a.nii").write_bytes(image.header.binaryblock + bytes(4) + make_volume().tobytes())
         return header_grids([tmp_path / "a.nii"])
 

@@ -131,7 +131,8 @@ MISTAKES = {
     "type.nii.gz": (lambda p: patch_header(p, "datatype", 1536), "data code 1536 not supported"),
     "offset.nii": (lambda p: patch_header(p, "vox_offset", 352.5), "in vox_offset, such as 352, got 352.5; correct"),
     "offset.nii.gz": (lambda p: patch_header(p, "vox_offset", np.nan), "in vox_offset, such as 352, got nan; correct"),
-    "low.nii": (lambda p: patch_header(p, "vox_offset", 100), "vox offset 100 too low"),
+    "low.nii": (lambda p: patch_header(p, "vox_offset", 100), "in vox_offset, such as 352, got 100; correct"),
+    "zero.nii": (lambda p: patch_header(p, "vox_offset", 0), "in vox_offset, such as 352, got 0; correct"),
     "origin.nii": (lambda p: write_nifti(p, make_volume(), _moved(1e30)), "got one at [1e+30, 1e+30]"),
     "mixed.Nii": (
         lambda p: write_nifti(p.with_suffix(".nii"), make_volume()) and p.with_suffix(".nii").rename(p),

@@ -272,6 +272,24 @@ def test_a_read_only_folder_is_reported_in_one_line(tmp_path):
         write(tmp_path, NEW)
 
 
+@pytest.mark.parametrize("wanted", [False, True])
+def test_folders_above_go_with_the_one_that_was_made_for_nothing(wanted, tmp_path):
+    folder = tmp_path / "study" / "patient" / "aligned"
+    claim(folder)
+    if wanted:
+        (tmp_path / "study" / "notes.txt").write_text("mine", encoding="utf-8")
+    release(folder)
+    assert [path.name for path in tmp_path.rglob("*")] == (["study", "notes.txt"] if wanted else [])
+
+
+def test_a_path_that_is_too_long_leaves_no_folders(tmp_path):
+    with pytest.raises(InputError, match="File name too long"):
+        claim(tmp_path.joinpath(*["x" * 200] * 25))
+    with pytest.raises(InputError, match="File name too long"):
+        claim(tmp_path / "study" / ("x" * 300))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_cannot_be_created_is_reported_in_one_line(tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     (tmp_path / "link").symlink_to(tmp_path / "gone")
