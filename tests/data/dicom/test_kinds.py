@@ -1,0 +1,138 @@
+"""Images of several kinds, such as echoes, water and fat, or repetitions: which are timepoints."""
+
+import numpy as np
+import pytest
+
+pydicom = pytest.importorskip("pydicom")
+
+import dicom_exports as exports  # noqa: E402
+from dicom_exports import AFFINE, SIZE, assert_aligned, dynamic, refused, volumes  # noqa: E402
+
+from groupmorph_monai.data.dicom import list_dicom  # noqa: E402
+from groupmorph_monai.data.reading.readers import read_series  # noqa: E402
+
+
+def test_images_of_palette_colours_are_no_scans(tmp_path):
+    shared = exports.examination()
+    maps = dynamic(shared, volumes(seed=6), SeriesDescription="dyn ttp", SeriesNumber=9)
+    for image in maps:
+        image.PhotometricInterpretation = "PALETTE COLOR"
+    assert_aligned(read_series(exports.save(dynamic(shared) + maps, tmp_path)), volumes())
+
+
+KINDS = {
+    "velocities": [{"TriggerTime": str(40 * (k // 3)), "ContentTime": exports.clock(k)} for k in range(6)],
+    "contrasts": [{"AcquisitionNumber": k // 3 + 1, "ContentTime": exports.clock(k)} for k in range(6)],
+    "recovered in turn": [
+        {"AcquisitionTime": exports.clock(7.5 * (k // 3) + 0.5), "InstanceNumber": [6 * s + k for s in range(SIZE[2])]}
+        for k in range(6)
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_of_several_kinds_are_no_timepoints(tmp_path, kind):
+    """Three images at each of two moments, which differ in when they were reconstructed or how they are numbered."""
+    images = exports.one_series(volumes(6), KINDS[kind], SeriesDescription="flow")
+    refused(exports.save(images, tmp_path), "expected one image for each", "got 3 that may be echoes", "of one kind")
+
+
+@pytest.mark.parametrize("phase", ["TriggerTime", "NominalPercentageOfCardiacPhase", "TemporalPositionIdentifier"])
+@pytest.mark.parametrize("repetition", ["AcquisitionTime", "AcquisitionNumber"])
+def test_repetitions_of_a_scan_are_timepoints(tmp_path, phase, repetition):
+    """Two of three phases each, such as a cine acquired twice, or the runs of a perfusion."""
+    headers = []
+    for k in range(6):
+        r, number = divmod(k, 3)
+        header = {phase: 20 * number, "ContentTime": exports.clock(10 * r + number)}
+        headers.append(header | {repetition: exports.clock(10 * r + 0.5) if repetition == "AcquisitionTime" else r + 1})
+    assert_aligned(read_series(exports.save(exports.one_series(volumes(6), headers), tmp_path)), volumes(6))
+
+
+def test_ct_images_of_one_acquisition_are_timepoints(tmp_path):
+    """A perfusion scan in cine mode, twice."""
+    images = exports.one_series(volumes(6), KINDS["contrasts"], shared=exports.examination(Modality="CT"))
+    assert_aligned(read_series(exports.save(images, tmp_path)), volumes(6))
+
+
+def test_volumes_faster_than_clocks_in_whole_seconds_are_timepoints(tmp_path):
+    headers = [
+        {"AcquisitionTime": f"10203{k // 2}", "InstanceNumber": [6 * s + k for s in range(SIZE[2])]} for k in range(6)
+    ]
+    assert_aligned(read_series(exports.save(exports.one_series(volumes(6), headers), tmp_path)), volumes(6))
+
+
+def test_echoes_without_an_echo_time_are_distinguished_by_their_numbers(tmp_path):
+    headers = [{"AcquisitionTime": exports.clock(5 * k), "EchoNumbers": k % 2 + 1} for k in range(6)]
+    images = exports.one_series(volumes(6), headers, SeriesDescription="me")
+    for image in images:
+        del image.EchoTime
+    refused(exports.save(images, tmp_path), "ECHO 1", "ECHO 2")
+    assert_aligned(read_series(tmp_path, description="*ECHO 2*"), volumes(6)[1::2])
+
+
+def test_series_of_one_volume_each_that_were_sent_twice_are_refused(tmp_path):
+    images = exports.siemens(volumes(), AFFINE)
+    exports.save(images, tmp_path / "a")
+    series = {image.SeriesInstanceUID: exports.generate_uid() for image in images}
+    for image in images:
+        image.SOPInstanceUID, image.SeriesInstanceUID = exports.generate_uid(), series[image.SeriesInstanceUID]
+    exports.save(images, tmp_path / "b")
+    refused(tmp_path, "differs from", "exported twice")
+    assert_aligned(read_series(tmp_path / "b"), volumes())
+
+
+@pytest.mark.parametrize("segmentation", ["1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"])
+def test_segmentations_are_no_scans(tmp_path, segmentation):
+    shared = exports.examination()
+    images = dynamic(shared, volumes(2))
+    for k, volume in enumerate(volumes(3)):
+        attributes = {"SeriesInstanceUID": "1.2.3", "AcquisitionNumber": k + 1}
+        images += exports.classic(shared, volume, AFFINE, segmentation, SeriesDescription="dyn seg", **attributes)
+    assert list_dicom([exports.save(images, tmp_path)])[0].count("\n") == 0
+
+
+def water_and_fat(names, seconds):
+    """A series for each timepoint of both kinds, which share their times."""
+    shared, data = exports.examination(), (volumes(), volumes(seed=8))
+    return [
+        image
+        for k in range(4)
+        for kind, name in enumerate(names)
+        for image in exports.classic(
+            shared,
+            data[kind][k],
+            AFFINE,
+            SeriesDescription=f"{name} dyn {k}",
+            SeriesNumber=10 * k + kind,
+            AcquisitionTime=exports.clock(seconds[k]),
+        )
+    ]
+
+
+def test_water_and_fat_of_ge_are_not_timepoints_of_one_series(tmp_path):
+    exports.save(water_and_fat(("WATER:", "FAT:"), np.arange(4) * 60), tmp_path)
+    refused(tmp_path, "expected one series to align", "ND\\WATER", "ND\\FAT")
+    assert_aligned(read_series(tmp_path, description="water*"), volumes())
+
+
+def test_series_that_share_their_times_are_of_several_kinds(tmp_path):
+    exports.save(water_and_fat(("in phase", "opposed phase"), exports.TIMES_S), tmp_path)
+    refused(tmp_path, "expected one image for each acquisition time", "got 2")
+    assert_aligned(read_series(tmp_path, description="in phase*"), volumes())
+
+
+@pytest.mark.parametrize(
+    ("pause_s", "names", "warned"), [(1800, "dyn", True), (200, "dyn", False), (1800, "ab", False)]
+)
+def test_runs_of_one_protocol_are_a_warning(tmp_path, pause_s, names, warned):
+    shared, images = exports.examination(), []
+    data = volumes(8)
+    for k, volume in enumerate(data):
+        start = exports.clock(k % 4 * 60 + k // 4 * pause_s)
+        name = names if names == "dyn" else f"{names[k // 4]} {k % 4}"
+        header = {"SeriesDescription": name, "SeriesNumber": k + 1, "AcquisitionTime": start}
+        images += exports.classic(shared, volume, AFFINE, **header)
+    series = read_series(exports.save(images, tmp_path))
+    assert_aligned(series, data)
+    assert ["2 times 4 with equal descriptions and 27 min" in line for line in series.warnings] == [True] * warned
