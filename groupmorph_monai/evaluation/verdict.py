@@ -67,6 +67,15 @@ CHECKS = (
         low_is_bad=True,
     ),
     Check(
+        "compared_percent",
+        "structure of each timepoint where another one was measured, and is not constant, in percent",
+        "{value} % of the structure of {scan} lies where another scan was measured, expected {limit} % or more.",
+        look=30,
+        fail=1,
+        source="Motion elsewhere is extrapolated; below 1 % there is nothing to align.",
+        low_is_bad=True,
+    ),
+    Check(
         "initial_confidence",
         "confidence of the initial affine alignment, 0 to 1",
         "The initial alignment of {scan} has a confidence of {value}, expected {limit} or more.",
