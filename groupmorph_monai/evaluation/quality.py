@@ -162,19 +162,21 @@ def _agreement(images: _Images) -> tuple[list[float], list[float]]:
 
     Returns:
         The percentage of its local variance that the other volumes explain: the mean squared correlation with the
-        regression on them, NaN if no window can be compared; and the percentage of its windows that can be compared, as
-        another volume was measured there and is not constant, NaN if no window has structure.
+        regression on them, NaN if no window can be compared; and the percentage of the windows with structure in any
+        volume in which it is compared, as both it and another volume vary there, NaN if it has no structure.
     """
     scaled = images.scaled()
     values = regress(scaled, images.covered.float(), range(len(scaled))).value
     _, variance = window_moments(scaled[None], WINDOW_RADIUS)
-    agreement, compared = [], []
-    for volume, value, own, covered in zip(scaled, values, variance[0], images.covered):
-        structured = _structured(volume, own, covered)
-        explained = value[structured & (value != 0)]
-        agreement.append(100 * float((1 - torch.exp(-2 * explained)).mean()))
-        compared.append(100 * len(explained) / number if (number := int(structured.sum())) else math.nan)
-    return agreement, compared
+    parts = zip(scaled, variance[0], images.covered)
+    structured = torch.stack([_structured(volume, own, covered) for volume, own, covered in parts])
+    compared = structured.any(dim=0) & (values != 0)
+    agreement = [
+        100 * float((1 - torch.exp(-2 * value[windows])).mean())
+        for value, windows in zip(values, structured & compared)
+    ]
+    shares = 100 * compared.flatten(1).sum(dim=1) / structured.any(dim=0).sum()
+    return agreement, torch.where(structured.flatten(1).any(dim=1), shares, math.nan).tolist()
 
 
 def _structured(volume: Tensor, variance: Tensor, valid: Tensor, scale: float = 1.0) -> Tensor:
