@@ -1,6 +1,7 @@
 """Assess a registration: its metrics, warnings and verdict."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -20,7 +21,6 @@ __all__ = ["Assessment", "Assessor"]
 
 logger = logging.getLogger(__name__)
 _MOST_COMPARED = 32  # maximum number of timepoints in pairwise comparisons, evenly spread over the series
-_ONE_IMAGE = 1 - 1e-3  # minimum NMI before registration of K copies of one image, for which it is 1 up to rounding
 _DEFORMING_ONE_IMAGE = {"modes/sample", "modes/transport"}  # overlays for K copies of one image
 # Checks of the transforms alone, which remain valid if images are deformed on purpose.
 _TRANSFORM_CHECKS = ("folding_percent", "implausible_volume_percent", "bending_mm", "inverse_consistency_mm")
@@ -94,11 +94,12 @@ class Assessor:
         if registration.get("std_mm") is not None:
             values["uncertainty_mm"] = [float(np.median(std.cpu().numpy())) for std in registration["std_mm"]]
         values |= {**(kinetics or {}), "initial_confidence": initial.get("confidence")}
-        if _is_one_image(metrics):
+        warnings = [*self.series.warnings]
+        if _DEFORMING_ONE_IMAGE & set(self.overlays):
             values = {name: values[name] for name in _TRANSFORM_CHECKS if name in values}
-        warnings = [*self.series.warnings, *_warn_if_less_similar(metrics)]
-        if not _DEFORMING_ONE_IMAGE & set(self.overlays):
-            warnings += _warn_of_duplicates(self.series.frames, self.storage)
+        else:
+            warnings += _warn_if_less_similar(metrics) + _warn_of_duplicates(self.series.frames, self.storage)
+            warnings += _warn_of_noise(values["compared_percent"], self.series.frames)
         return Assessment(metrics, initial, warnings, judge(values, warnings=warnings))
 
     def _initial_alignment(self, item: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -119,15 +120,10 @@ class Assessor:
         return {"confidence": confidence, "not_found": failed}
 
 
-def _is_one_image(metrics: Mapping[str, float]) -> bool:
-    """Test whether the K inputs are copies of one image that is to be deformed."""
-    return metrics["nmi_before"] > _ONE_IMAGE
-
-
 def _warn_if_less_similar(metrics: Mapping[str, float]) -> list[str]:
     """Warn if registration made the scans less similar."""
     before, after = metrics["nmi_before"], metrics["nmi_after"]
-    if _is_one_image(metrics) or not after < before - LEAST_FALL:  # NaN without a common field of view
+    if not after < before - LEAST_FALL:  # NaN without a common field of view
         return []
     warning = f"the scans are less similar than before registration: NMI {before:.4f} before, {after:.4f} after"
     logger.warning("%s; check report.html before you use the result", warning)
@@ -145,4 +141,14 @@ def _warn_of_duplicates(frames: Sequence[Frame], storage: Storage = IN_MEMORY) -
             warnings.append(f"timepoints {same} and {k} have the same voxels: is a scan listed twice?")
             logger.warning("%s (%s)", warnings[-1], frame.path)
         storage.release()
+    return warnings
+
+
+def _warn_of_noise(compared_percent: Sequence[float], frames: Sequence[Frame]) -> list[str]:
+    """Warn of scans without structure, whose share that was compared is NaN."""
+    warnings = []
+    for k, percent in enumerate(compared_percent):
+        if math.isnan(percent):
+            warnings.append(f"timepoint {k} has no structure above its noise: its alignment could not be checked")
+            logger.warning("%s (%s)", warnings[-1], frames[k].path)
     return warnings

@@ -97,12 +97,13 @@ def _measured(
     before, after = _images_before_and_after(frames, transforms, grid, resolution)
     determinants = torch.stack([t.jacobian_determinant(grid) for t in transforms])
     implausible = (determinants < _PLAUSIBLE[0]) | (determinants > _PLAUSIBLE[1])
-    agreement, common = _agreement(after), after.covered.any(dim=0)
+    agreement, compared = _agreement(after)
     values: dict[str, float | list[float]] = {
         "hidden_structure_percent": _hidden_percent(before),
-        "overlap_percent": [100 * float(covered[common].float().mean()) for covered in after.covered],
+        "overlap_percent": _overlap(after),
+        "compared_percent": compared,
         "agreement_percent": agreement,
-        "agreement_gain_percent": [a - b for a, b in zip(agreement, _agreement(before))],
+        "agreement_gain_percent": [a - b for a, b in zip(agreement, _agreement(before)[0])],
         "nmi_gain": _similarity(after) - _similarity(before),
         "implausible_volume_percent": [100 * float(share) for share in implausible.float().mean(dim=(1, 2, 3))],
         "bending_mm": [_bending_mm(t, grid) for t in transforms],
@@ -149,18 +150,33 @@ def _stacked(volumes: Sequence[tuple[np.ndarray, np.ndarray]]) -> _Images:
     return _Images(values, covered)
 
 
-def _agreement(images: _Images) -> list[float]:
-    """Compute the percentage of each volume's local variance that the other volumes explain, independent of contrast:
-    the mean squared correlation with the regression on the other volumes, over windows of 5 voxels with structure well
-    above the noise; NaN if there are none."""
+def _overlap(images: _Images) -> list[float]:
+    """Compute the percentage of the voxels measured by any timepoint that each of them measured; 0 without any."""
+    measured = images.covered.flatten(1).sum(dim=1)
+    return (100 * measured / images.covered.any(dim=0).sum().clamp_min(1)).tolist()
+
+
+def _agreement(images: _Images) -> tuple[list[float], list[float]]:
+    """Compare each volume with the other volumes, independent of contrast, in windows of 5 voxels with structure well
+    above the noise.
+
+    Returns:
+        The percentage of its local variance that the other volumes explain: the mean squared correlation with the
+        regression on them, NaN if no window can be compared; and the percentage of the windows with structure in any
+        volume in which it is compared, as both it and another volume vary there, NaN if it has no structure.
+    """
     scaled = images.scaled()
     values = regress(scaled, images.covered.float(), range(len(scaled))).value
     _, variance = window_moments(scaled[None], WINDOW_RADIUS)
-    shares = []
-    for volume, value, own, covered in zip(scaled, values, variance[0], images.covered):
-        structured = _structured(volume, own, covered & (value != 0))
-        shares.append(100 * float((1 - torch.exp(-2 * value[structured])).mean()))
-    return shares
+    parts = zip(scaled, variance[0], images.covered)
+    structured = torch.stack([_structured(volume, own, covered) for volume, own, covered in parts])
+    compared = structured.any(dim=0) & (values != 0)
+    agreement = [
+        100 * float((1 - torch.exp(-2 * value[windows])).mean())
+        for value, windows in zip(values, structured & compared)
+    ]
+    shares = 100 * compared.flatten(1).sum(dim=1) / structured.any(dim=0).sum()
+    return agreement, torch.where(structured.flatten(1).any(dim=1), shares, math.nan).tolist()
 
 
 def _structured(volume: Tensor, variance: Tensor, valid: Tensor, scale: float = 1.0) -> Tensor:

@@ -67,6 +67,15 @@ CHECKS = (
         low_is_bad=True,
     ),
     Check(
+        "compared_percent",
+        "structure of the series that can be compared in each timepoint, in percent",
+        "{value} % of the structure of the series can be compared in {scan}, expected {limit} % or more.",
+        look=30,
+        fail=1,
+        source="75 % or more in real series, 24 % for a slab beside a whole head; below 1 % there is nothing to align.",
+        low_is_bad=True,
+    ),
+    Check(
         "initial_confidence",
         "confidence of the initial affine alignment, 0 to 1",
         "The initial alignment of {scan} has a confidence of {value}, expected {limit} or more.",

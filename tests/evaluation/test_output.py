@@ -10,15 +10,16 @@ import pytest
 import torch
 from faults import KILLED, at_every_call, kill
 from json_files import read_json
+from scipy.ndimage import gaussian_filter
 
 from groupmorph_monai.data.series import Frame, Series
 from groupmorph_monai.data.writing.output_folder import release_all
 from groupmorph_monai.data.writing.products import Products
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation import SeriesWriter, ShowMeand
-from groupmorph_monai.evaluation.assessment import _warn_if_less_similar, _warn_of_duplicates
+from groupmorph_monai.evaluation.assessment import Assessor, _warn_if_less_similar, _warn_of_duplicates
 from groupmorph_monai.space.grid import Grid
-from groupmorph_monai.space.transforms import DenseTransform
+from groupmorph_monai.space.transforms import AffineTransform, DenseTransform
 
 
 @pytest.mark.parametrize("after, falls", [(0.70, False), (0.696, False), (0.69, True), (math.nan, False)])
@@ -37,8 +38,24 @@ def test_a_scan_that_is_listed_twice_is_a_warning(caplog):
     assert _warn_of_duplicates([frames[0], Frame(volumes[0], np.diag([1.0, 1, 2, 1]), "elsewhere")]) == []
 
 
-def test_one_image_that_is_deformed_becomes_less_alike_on_purpose():
-    assert _warn_if_less_similar({"nmi_before": 1.0, "nmi_after": 0.5}) == []
+@pytest.mark.parametrize("overlay", ["modes/sample", "modes/transport"])
+def test_one_image_that_is_deformed_becomes_less_alike_on_purpose(overlay, caplog):
+    texture = gaussian_filter(np.random.default_rng(0).standard_normal((16, 15, 14)), 1.5).astype(np.float32)
+    series = Series((Frame(texture, np.eye(4), "t0"), Frame(texture, np.eye(4), "t1")))
+    shifts = [AffineTransform(torch.from_numpy(np.eye(4) + np.eye(4, k=3) * n)) for n in (0, 2)]
+    native, warped = np.stack([texture, texture]), np.stack([texture, np.roll(texture, -2, axis=0)])
+    covered = np.arange(16)[:, None, None] < np.full(texture.shape, 14)
+    output = {"pred": {"transforms": shifts}, "metrics": {"folding_percent": 0.0, "inverse_consistency_mm": 0.0}}
+    on_purpose, by_mistake = (
+        Assessor(series, overlays=[*overlays]).assess(output, {}, native, warped, covered)
+        for overlays in ([overlay], [])
+    )
+    assert on_purpose.verdict["verdict"] == "PASS" and on_purpose.warnings == []
+    assert on_purpose.verdict["checks"].keys() == {
+        "folding_percent", "implausible_volume_percent", "bending_mm", "inverse_consistency_mm"
+    }  # fmt: skip
+    assert by_mistake.verdict["verdict"] == "FAIL" and "less similar" in by_mistake.warnings[0]
+    assert by_mistake.warnings[1] == "timepoints 0 and 1 have the same voxels: is a scan listed twice?"
 
 
 def test_a_writer_refuses_a_folder_with_an_input_before_it_makes_anything(tmp_path):

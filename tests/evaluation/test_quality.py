@@ -1,5 +1,7 @@
 """Every measure is correct in cases with known values."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -135,7 +137,32 @@ def test_voxels_outside_the_field_of_view_do_not_overlap():
     measured = measure_quality(series(texture(0), texture(0)), [*identities(1), shift(9.0)])
     assert measured["overlap_percent"] == pytest.approx([100, 75])  # 9 of 36 mm
     apart = measure_quality(series(texture(0), texture(0)), [*identities(1), shift(40.0)])
-    assert np.isnan(apart["nmi_gain"])
+    assert np.isnan(apart["nmi_gain"]) and apart["compared_percent"][0] == 0
+
+
+def test_structure_is_compared_where_two_scans_were_measured_and_are_not_constant():
+    image = texture(0)
+    left, right = np.zeros(SIZE, dtype=bool), np.zeros(SIZE, dtype=bool)
+    left[:7], right[14:] = True, True
+
+    def measured(*valid):
+        scans = [replace(frame, valid=mask) for frame, mask in zip(series(*[image] * len(valid)).frames, valid)]
+        values = measure_quality(Series(tuple(scans)), identities(len(valid)))
+        return values["compared_percent"], values["overlap_percent"]
+
+    assert measured(None, left) == (pytest.approx([25, 25], abs=5), [100, 25])  # 7 of 28 slices
+    assert measured(None, None, left, None) == (pytest.approx([100, 100, 25, 100], abs=5), [100, 100, 25, 100])
+    assert measured(left, right) == ([0, 0], pytest.approx([100 / 3, 200 / 3]))
+    assert measured(right, right, left)[0] == pytest.approx([200 / 3, 200 / 3, 0], abs=5)
+
+    masked = np.where(left, image - image.min(), 0)
+    values = measure_quality(series(image, image, masked), identities(3))
+    assert (
+        values["compared_percent"] == pytest.approx([100, 100, 30], abs=10) and values["overlap_percent"] == [100] * 3
+    )
+    noise = np.random.default_rng(1).standard_normal(SIZE)
+    assert np.isnan(measure_quality(series(noise, 2 * noise), identities(2))["compared_percent"]).all()
+    assert measure_quality(series(image, image), [shift(90.0)] * 2)["overlap_percent"] == [0, 0]
 
 
 def test_an_affine_map_bends_nothing_and_a_wave_does():
