@@ -4,7 +4,7 @@ import torch
 from groupmorph_monai.networks import GroupSetVAE
 from groupmorph_monai.probability import split_parameters
 
-SMALL = {"encoder_channels": (3, 4, 5, 6), "features": (2, 4, 4, 4), "hidden_channels": 6, "updates": (1, 2, 1, 1)}
+SMALL = {"encoder_channels": (3, 4, 5, 6), "features": (2, 4, 4, 4), "hidden_channels": 6, "updates": (1, 2, 1, 1, 1)}
 
 
 def network(**options):
