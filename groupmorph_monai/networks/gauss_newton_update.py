@@ -32,9 +32,9 @@ class GaussNewtonUpdate(nn.Module):
     """Update of z on every 4th voxel by the images themselves, without trained weights.
 
     The images, normalised in windows of 5 voxels along each axis, are warped by the current z and compared with their
-    mean over K. For the residual r of a timepoint, the gradient g of the mean and the residual's local variance s^2,
-    the step d minimises ``sum (r + g d)^2 / s^2 + prior_weight |D^3 (z + d)|^2``, where D^3 are third differences on
-    the lattice of z. Conjugate gradients in cosine coordinates solve for it.
+    mean over K. For the residual r of a timepoint, the gradient g of the mean, both per voxel of the images, and the
+    residual's local variance s^2, the step d minimises ``sum (r + 4 g d)^2 / s^2 + prior_weight |D^3 (z + d)|^2``,
+    where D^3 are third differences on the lattice of z. Conjugate gradients in cosine coordinates solve for it.
 
     Args:
         squarings: number of squarings of the integration.
@@ -49,6 +49,8 @@ class GaussNewtonUpdate(nn.Module):
         self.window_radius, self.least_variance = 2, 1e-4
         # Windows of the residual's variance: voxels of the lattice of z, and the share of the mean that is added.
         self.noise_radius, self.least_noise = 4, 0.1
+        # Weight of z itself, without which the step would be undetermined if the mean has no structure.
+        self.least_weight = 1e-4
         self.tiny = 1e-12
 
     def forward(self, images: Tensor, z: Tensor, timepoints: int) -> Tensor:
@@ -117,7 +119,7 @@ class GaussNewtonUpdate(nn.Module):
         return z + step.flatten(0, 1).to(z.dtype)
 
     def _solve(self, a: Tensor, b: Tensor, z: Tensor) -> Tensor:
-        """Minimise ``d^T A d / 2 + b^T d + prior_weight |D^3 (z + d)|^2 / 2``.
+        """Minimise ``d^T A d / 2 + b^T d + prior_weight |D^3 (z + d)|^2 / 2 + least_weight |z + d|^2 / 2``.
 
         Args:
             a: the matrix of each node, ``(B, 3, 3, *S)``.
@@ -129,7 +131,7 @@ class GaussNewtonUpdate(nn.Module):
         """
         i, j, k = [cosines(z.shape[axis], z.device) for axis in (3, 4, 5)]
         lines = [line_laplacian(z.shape[axis], z.device) for axis in (3, 4, 5)]
-        prior = self.prior_weight * (lines[0][:, None, None] + lines[1][:, None] + lines[2]) ** 3
+        prior = self.prior_weight * (lines[0][:, None, None] + lines[1][:, None] + lines[2]) ** 3 + self.least_weight
         scale = (prior + a.diagonal(dim1=1, dim2=2).mean(dim=(1, 2, 3, 4)).view(-1, 1, 1, 1, 1, 1)).rsqrt()
         residual = -scale * (_multiply(b, i, j, k) + prior * _multiply(z, i, j, k))
         solution, direction, squared = torch.zeros_like(residual), residual, _dot(residual, residual)

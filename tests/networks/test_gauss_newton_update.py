@@ -26,8 +26,9 @@ def test_the_step_solves_the_normal_equations():
     factors = random(batch, 3, 3, *size)
     a = torch.einsum("bmcijk,bncijk->bmnijk", factors, factors) * torch.tensor([1.0, 30.0]).view(2, 1, 1, 1, 1, 1)
     b, z = random(batch, timepoints, 3, *size, seed=1), random(batch, timepoints, 3, *size, seed=2)
-    step = GaussNewtonUpdate(4, prior_weight=2.0, conjugate_steps=200)._solve(a, b, z)
-    third = 2.0 * np.linalg.matrix_power(laplacian(size), 3)
+    update = GaussNewtonUpdate(4, prior_weight=2.0, conjugate_steps=200)
+    step = update._solve(a, b, z)
+    third = 2.0 * np.linalg.matrix_power(laplacian(size), 3) + update.least_weight * np.eye(nodes)
     for n in range(batch):
         blocks = [[np.diag(a[n, c, d].flatten().numpy()) for d in range(3)] for c in range(3)]
         precision = np.block(blocks) + np.kron(np.eye(3), third)
@@ -101,3 +102,26 @@ def test_equal_volumes_stay_where_they_are():
     volume = F.interpolate(torch.rand(1, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0)), size=(32, 32, 32))
     z = GaussNewtonUpdate(4)(volume.expand(3, -1, -1, -1, -1), torch.zeros(3, 3, 8, 8, 8), 3)
     assert z.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("volumes", [[0.0, 0.0], [0.3, 0.5, 0.3]])
+def test_volumes_without_structure_are_not_moved(volumes):
+    images = torch.tensor(volumes).view(-1, 1, 1, 1, 1).expand(-1, 1, 32, 32, 32)
+    z = GaussNewtonUpdate(4)(images, torch.zeros(len(volumes), 3, 8, 8, 8), len(volumes))
+    assert torch.equal(z, torch.zeros_like(z))
+
+
+def test_a_mean_without_structure_moves_nothing():
+    """Of a volume and its negative, nothing but rounding errors is left in the mean."""
+    volume = F.interpolate(torch.rand(1, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0)), size=(32, 32, 32))
+    z = GaussNewtonUpdate(4)(torch.cat([volume, 1 - volume]), torch.zeros(2, 3, 8, 8, 8), 2)
+    assert z.abs().max() < 0.1
+
+
+def test_each_series_of_a_batch_has_its_own_noise():
+    generator = torch.Generator().manual_seed(0)
+    images, z = torch.rand(4, 1, 32, 32, 32, generator=generator), torch.zeros(4, 3, 8, 8, 8)
+    images[2:] = F.avg_pool3d(images[2:], 5, stride=1, padding=2)
+    update = GaussNewtonUpdate(4)
+    alone = torch.cat([update(images[:2], z[:2], 2), update(images[2:], z[2:], 2)])
+    torch.testing.assert_close(update(images, z, 2), alone, atol=1e-6, rtol=0)
