@@ -93,7 +93,8 @@ class Update(nn.Module):
         if self.finer:
             b = 2.0 * half_as_fine(b)
             residual = half_as_fine(residual.flatten(0, 1)).unflatten(0, (-1, warped.shape[1]))
-        return b, residual.square().mean(dim=2, keepdim=True).sqrt(), residual
+        # The gradient of the root is infinite at 0, as in a patch of air.
+        return b, residual.square().mean(dim=2, keepdim=True).clamp_min(1e-12).sqrt(), residual
 
     def updated(
         self,

@@ -92,3 +92,9 @@ def test_scripted_it_is_the_same():
 def test_one_timepoint_is_refused():
     with pytest.raises(ValueError, match="at least 2 timepoints"):
         network()(images(1))
+
+
+def test_a_patch_without_structure_does_not_spoil_the_gradient():
+    net = network().train()
+    net(torch.zeros(1, 2, 32, 32, 32)).sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in net.parameters() if parameter.grad is not None)
