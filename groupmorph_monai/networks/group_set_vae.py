@@ -274,7 +274,8 @@ class GroupSetVAE(nn.Module):
             difference = layer(h).unflatten(0, (-1, timepoints))
             z = z + (difference - difference.mean(dim=1, keepdim=True)).flatten(0, 1)
         mean = self.bounded(z)
-        # The mean of more timepoints than a pair is less uncertain. The last term keeps the logarithm finite.
+        # Subtracting the mean over K leaves (K - 1) / K of a draw's variance; with the factor, as much as in a pair.
+        # The last term keeps the logarithm finite.
         factor = timepoints / (2 * (timepoints - 1))
         log_variance = torch.log(factor * F.softplus(self.variance_head(h).to(mean.dtype)) + 1e-8)
         parameters = torch.stack([mean, log_variance]).unflatten(1, (-1, timepoints)).transpose(0, 1).flatten(1, 3)
