@@ -3,12 +3,12 @@
 ``python -m experiments.distillation refine FOLDER`` draws series from the training data of a config, with its random
 motion and contrast, and refines them under the default likelihood and prior; FOLDER keeps the velocities. ``train FILE
 FOLDER ...`` trains the config's network to predict them in patches, and writes the weights, averaged over the last
-iterations, to FILE.
+iterations, to FILE. ``variance FILE FOLDER ...`` trains only the variance of the prediction, as ``train`` does last.
 """
 
 import argparse
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -31,11 +31,12 @@ from groupmorph_monai.workflow.batches import as_images
 from groupmorph_monai.workflow.parsed_config import parsed_config
 from groupmorph_monai.workflow.weights import load_weights
 
-__all__ = ["Patches", "distil", "refine_series"]
+__all__ = ["Patches", "distil", "fit_variance", "refine_series"]
 
 Pair = tuple[Tensor, Tensor]  # images (K, *S), and velocities (K, 3, *S / 2) on every second voxel
 _AVERAGE = 0.002  # share of the newest weights in the average
 _ROUNDED_VOXELS = 0.05  # distance, in voxels of the lattice, below which the loss is quadratic
+_MOST_NOISE = 0.1  # standard deviation of intensities in [0, 1]
 _LOG_INTERVAL = 50
 _SAVE_INTERVAL = 500
 
@@ -155,6 +156,11 @@ def _trainer(network: nn.Module, alignment: Alignment, part: str, loss: Loss, it
     return trainer
 
 
+def _save(weights: Mapping[str, Tensor], file: Path) -> None:
+    with atomic_file(file) as path:
+        torch.save({name: values.half() for name, values in weights.items()}, path)
+
+
 def distil(
     network: nn.Module, alignment: Alignment, patches: Iterator[Pair], iterations: int, rate: float, file: Path
 ) -> None:
@@ -165,19 +171,34 @@ def distil(
     trainer = _trainer(network, alignment, "(?!variance_head)", _distance, iterations, rate)
     average = EMAHandler(network, _AVERAGE, momentum_warmup=0.1, warmup_iters=iterations // 4)
     average.attach(trainer)
-
-    def save() -> None:
-        with atomic_file(file) as path:
-            torch.save({name: values.half() for name, values in average.ema_model.state_dict().items()}, path)
-
-    trainer.add_event_handler(Events.ITERATION_COMPLETED(every=_SAVE_INTERVAL), save)
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED(every=_SAVE_INTERVAL), lambda: _save(average.ema_model.state_dict(), file)
+    )
     network.train()
     trainer.run(patches, max_epochs=1, epoch_length=iterations)
-    averaged = average.ema_model
-    averaged.get_submodule("variance_head").requires_grad_()
-    second = _trainer(averaged, alignment, "variance_head", _negative_log_likelihood, iterations // 10, 10 * rate)
-    second.run(patches, max_epochs=1, epoch_length=iterations // 10)
-    save()
+    fit_variance(average.ema_model, alignment, patches, iterations // 10, 10 * rate, file)
+
+
+def _noisier(patches: Iterator[Pair]) -> Iterator[Pair]:
+    """Add noise of a random standard deviation to the images of each patch."""
+    generator = torch.Generator().manual_seed(0)
+    for images, velocity in patches:
+        deviation = _MOST_NOISE * torch.rand((), generator=generator)
+        yield images + deviation * torch.randn(images.shape, generator=generator), velocity
+
+
+def fit_variance(
+    network: nn.Module, alignment: Alignment, patches: Iterator[Pair], iterations: int, rate: float, file: Path
+) -> None:
+    """Train the variance of the posterior to be that of the refined velocities about its mean, and write the weights.
+
+    As prediction and refinement of the same images share the errors due to their noise, the prediction gets noisier
+    images.
+    """
+    network.requires_grad_(False).get_submodule("variance_head").requires_grad_()
+    trainer = _trainer(network, alignment, "variance_head", _negative_log_likelihood, iterations, rate)
+    trainer.run(_noisier(patches), max_epochs=1, epoch_length=iterations)
+    _save(network.state_dict(), file)
 
 
 def main() -> None:
@@ -192,12 +213,13 @@ def main() -> None:
     refine.add_argument("--first", type=int, default=0, help="random seed of the first series")
     refine.add_argument("--series", type=int, default=256)
     refine.add_argument("--effort", action="append", default=[], help="overlay of the inference's config")
-    train = steps.add_parser("train")
-    train.add_argument("file", type=Path)
-    train.add_argument("folder", type=Path, nargs="+")
-    train.add_argument("--iterations", type=int, default=3600)
-    train.add_argument("--learning-rate", type=float, default=5e-4)
-    train.add_argument("--patch", type=int, default=48, help="voxels along each axis of a patch, a multiple of 16")
+    for name, iterations, rate in (("train", 3600, 5e-4), ("variance", 360, 5e-3)):
+        train = steps.add_parser(name)
+        train.add_argument("file", type=Path)
+        train.add_argument("folder", type=Path, nargs="+")
+        train.add_argument("--iterations", type=int, default=iterations)
+        train.add_argument("--learning-rate", type=float, default=rate)
+        train.add_argument("--patch", type=int, default=48, help="voxels along each axis of a patch, a multiple of 16")
     args = parser.parse_args()
     folder = args.folder if args.step == "refine" else args.file.parent
     run = checked_run("train", args.overlay, args.set, dataset_dir=args.dataset, output_dir=str(folder))
@@ -213,7 +235,8 @@ def main() -> None:
     numbers = (part(f"timepoints_{name}") for name in ("least", "most", "in_order"))
     select = RandTimepointsd(("images", "velocity"), *numbers).set_random_state(0)
     patches = Patches(files, args.patch, network.stride, select)
-    distil(network, part("alignment"), iter(patches), args.iterations, args.learning_rate, args.file)
+    fit = distil if args.step == "train" else fit_variance
+    fit(network, part("alignment"), iter(patches), args.iterations, args.learning_rate, args.file)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import argparse
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,16 +21,17 @@ _COLUMNS = ("mean error, voxels", "95 %, voxels", "folds, %", "seconds")
 
 
 def start_methods(weights: str | None, folder: str | Path) -> dict[str, BundleMethod]:
-    """Make the methods to compare. A network that compares no features predicts no motion; its file is written to
-    ``folder``."""
+    """Make the methods to compare. A network that compares neither features nor images predicts no motion; its file is
+    written to ``folder``."""
     network = bundle_method(weights)
     state = torch.load(network.weights, map_location="cpu", weights_only=True)
     zero = Path(folder) / "zero.pt"
     omitted = re.compile(r"compared\.|.*\.head\.")
     torch.save({name: values * (not omitted.match(name)) for name, values in state.items()}, zero)
+    images_not_compared = {"network_def#updates": [2, 1, 1, 1, 0]}
     methods = {"network alone": bundle_method(weights, "effort/no_refine")}
     for effort, overlays in (("fast", ["effort/fast"]), ("default", [])):
-        methods[f"{effort}, from zero"] = bundle_method(str(zero), *overlays)
+        methods[f"{effort}, from zero"] = replace(bundle_method(str(zero), *overlays), settings=images_not_compared)
         methods[f"{effort}, from the network"] = bundle_method(weights, *overlays)
     return methods
 

@@ -22,7 +22,7 @@ TINY = {
     "max_iterations": 4,
     "iterations_per_epoch": 2,
 }
-NARROW = {"encoder_channels": [3, 4, 5, 6], "features": [2, 3, 3, 3], "hidden_channels": 4, "updates": [1, 1, 1, 1]}
+NARROW = {"encoder_channels": [3, 4, 5, 6], "features": [2, 3, 3, 3], "hidden_channels": 4, "updates": [1, 1, 1, 1, 0]}
 
 
 def network_settings(arguments):

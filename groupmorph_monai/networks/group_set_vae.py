@@ -8,66 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..space.filters import window_mean, window_normalise
+from .gauss_newton_update import GaussNewtonUpdate
 from .layers import check_timepoints, cropped, init_leaky_relu_layers, leaky_relu, padded
+from .scriptable_geometry import displace, exponential, gradient, half_as_fine, upsampled
 
-__all__ = ["GroupSetVAE", "Update", "displace_scriptable", "twice_as_fine"]
+__all__ = ["GroupSetVAE", "Update"]
 
 _SQUARINGS = 4  # number of squarings of the integration inside an update; the trained weights depend on it
-
-
-def _line(n: int, like: Tensor) -> Tensor:
-    """Return the coordinates of ``n`` voxels, from -1 to 1."""
-    dtype = torch.promote_types(like.dtype, torch.float32)
-    return torch.arange(n, dtype=dtype, device=like.device) * (2.0 / (n - 1)) - 1.0
-
-
-def displace_scriptable(x: Tensor, u: Tensor) -> Tensor:
-    """Compute ``x(p + u(p))``: `space.warping.displace`, restricted to what TorchScript supports.
-
-    `torch.nn.functional.affine_grid` is not used, as its matrix product rounds coordinates under autocast and TF32.
-
-    Args:
-        x: ``(N, C, *S)``.
-        u: displacements, ``(N, 3, *S)``, voxels.
-
-    Returns:
-        ``(N, C, *S)``, border values outside.
-    """
-    i, j, k = x.shape[2], x.shape[3], x.shape[4]
-    grid = torch.stack(
-        [
-            _line(k, u).view(1, 1, 1, -1) + u[:, 2] * (2.0 / (k - 1)),
-            _line(j, u).view(1, 1, -1, 1) + u[:, 1] * (2.0 / (j - 1)),
-            _line(i, u).view(1, -1, 1, 1) + u[:, 0] * (2.0 / (i - 1)),
-        ],
-        dim=-1,
-    )
-    return F.grid_sample(x.to(grid.dtype), grid, mode="bilinear", padding_mode="border", align_corners=True)
-
-
-def _gradient(x: Tensor) -> Tensor:
-    """Compute central differences with replicated borders, ``(N, C, *S)`` to ``(N, C, 3, *S)``."""
-    p = F.pad(x, [1] * 6, mode="replicate")
-    return 0.5 * torch.stack(
-        [
-            p[:, :, 2:, 1:-1, 1:-1] - p[:, :, :-2, 1:-1, 1:-1],
-            p[:, :, 1:-1, 2:, 1:-1] - p[:, :, 1:-1, :-2, 1:-1],
-            p[:, :, 1:-1, 1:-1, 2:] - p[:, :, 1:-1, 1:-1, :-2],
-        ],
-        dim=2,
-    )
-
-
-def twice_as_fine(z: Tensor) -> Tensor:
-    """Interpolate a field from a lattice, in voxels of it, to the lattice of twice the resolution."""
-    size = [2 * z.shape[2] - 1, 2 * z.shape[3] - 1, 2 * z.shape[4] - 1]
-    fine = F.interpolate(z, size=size, mode="trilinear", align_corners=True)
-    return 2.0 * F.pad(fine, [0, 1, 0, 1, 0, 1], mode="replicate")
-
-
-def _half_as_fine(x: Tensor) -> Tensor:
-    """Average ``x`` to the lattice of every second voxel."""
-    return F.avg_pool3d(x, 3, stride=2, padding=1, count_include_pad=False)
 
 
 class Update(nn.Module):
@@ -115,16 +62,14 @@ class Update(nn.Module):
 
     def warped(self, features: Tensor, z: Tensor) -> Tensor:
         """Warp features by the displacement of z, ``(B*K, C, *S)``."""
-        u = z / 2.0**self.squarings
-        for _ in range(self.squarings):
-            u = u + displace_scriptable(u, u)
+        u = exponential(z, self.squarings)
         if self.finer:
-            u = twice_as_fine(u)
-        return displace_scriptable(features, u)
+            u = upsampled(u)
+        return displace(features, u)
 
     def slopes(self, mean: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the gradient of the mean features ``(B, 1, C, *S)``: ``(B, C, 3, *S)``, unweighted and weighted."""
-        slope = _gradient(mean[:, 0])
+        slope = gradient(mean[:, 0])
         weight = F.softplus(self.feature_weight).view(1, -1, 1, 1, 1, 1) / mean.shape[2]
         return slope, weight * slope
 
@@ -146,9 +91,10 @@ class Update(nn.Module):
             b = torch.addcmul(b, residual[:, :, c : c + 1], weighted[:, c : c + 1])
         b = b.flatten(0, 1)
         if self.finer:
-            b = 2.0 * _half_as_fine(b)
-            residual = _half_as_fine(residual.flatten(0, 1)).unflatten(0, (-1, warped.shape[1]))
-        return b, residual.square().mean(dim=2, keepdim=True).sqrt(), residual
+            b = 2.0 * half_as_fine(b)
+            residual = half_as_fine(residual.flatten(0, 1)).unflatten(0, (-1, warped.shape[1]))
+        # The gradient of the root is infinite at 0, as in a patch of air.
+        return b, residual.square().mean(dim=2, keepdim=True).clamp_min(1e-12).sqrt(), residual
 
     def updated(
         self,
@@ -176,7 +122,7 @@ class Update(nn.Module):
         ]
         a = torch.stack(products, dim=1)
         if self.finer:
-            a = 4.0 * _half_as_fine(a)  # a gradient per voxel of z is twice that per voxel of the features
+            a = 4.0 * half_as_fine(a)  # a gradient per voxel of z is twice that per voxel of the features
         a, b = window_mean(a, 1), window_mean(b, 1)
         count = residual.shape[1]
         trace = a[:, :3].sum(dim=1, keepdim=True)
@@ -221,15 +167,16 @@ class GroupSetVAE(nn.Module):
 
     Shared filters encode each volume separately. Timepoints interact only by means over K, so that reordering them
     reorders the result (Deep Sets, Zaheer et al. 2017). z is computed from coarse to fine, on every 16th to every 4th
-    voxel. Each update warps the features by the current z, compares them with their mean, and changes z. The last
-    updates compare features of every 2nd voxel and change z on every 4th. Unlike `GroupVAE`, which stacks the
-    timepoints as channels (GroupMorph, Fig. 3), this network accepts series of any length.
+    voxel. Each update warps the features by the current z, compares them with their mean, and changes z. On every 4th
+    voxel, z is updated by features of every 4th voxel, then of every 2nd, and last by the images themselves. Unlike
+    `GroupVAE`, which stacks the timepoints as channels (GroupMorph, Fig. 3), this network accepts series of any length.
 
     Args:
         encoder_channels: filters of the encoder on every 2nd, 4th, 8th and 16th voxel.
         features: number of compared features on every 2nd, 4th, 8th and 16th voxel.
         hidden_channels: channels of the network that predicts the step.
-        updates: number of updates on every 16th, 8th, 4th and 2nd voxel, with shared weights on each lattice.
+        updates: number of updates by features of every 16th, 8th, 4th and 2nd voxel, with shared weights on each
+            lattice, and by the images, see `GaussNewtonUpdate`.
         max_velocity_voxels: bound alpha of the components of the mean, ``alpha tanh(z / alpha)``, voxels of the grid of
             z.
         initial_std_voxels: standard deviation of q before training, voxels of the grid of z.
@@ -242,7 +189,7 @@ class GroupSetVAE(nn.Module):
         encoder_channels: Sequence[int] = (8, 16, 24, 24),
         features: Sequence[int] = (4, 8, 8, 8),
         hidden_channels: int = 24,
-        updates: Sequence[int] = (2, 2, 2, 3),
+        updates: Sequence[int] = (2, 1, 1, 1, 1),
         max_velocity_voxels: float = 15.0,
         initial_std_voxels: float = 0.1,
         velocities: int = 1,
@@ -261,6 +208,7 @@ class GroupSetVAE(nn.Module):
         self.look = nn.ModuleList(  # of updates; the keys of trained weights contain the name
             [Update(f, hidden_channels, finer=level == 3) for level, f in enumerate(reversed(features))]
         )
+        self.image_update = GaussNewtonUpdate(_SQUARINGS)
         self.velocity_offsets = nn.ModuleList(
             [nn.Conv3d(hidden_channels, 3 * velocities, 3, padding=1)] if velocities > 1 else []
         )
@@ -285,7 +233,7 @@ class GroupSetVAE(nn.Module):
             Features on every 2nd, 4th, 8th and 16th voxel, ``(N, C, *S / 2)`` to ``(N, C, *S / 16)``.
         """
         x = leaky_relu(self.encoder[0](images))
-        half = _half_as_fine(images)
+        half = half_as_fine(images)
         # Windows of 5 voxels along each axis; adding a variance of 0.01^2 avoids amplifying noise.
         x = torch.cat([x, window_normalise(half, 2, 1e-4)], dim=1)
         levels = [x]
@@ -310,21 +258,26 @@ class GroupSetVAE(nn.Module):
             number of velocities.
         """
         timepoints = check_timepoints(images)
-        features = self.encode(self.padded(images).flatten(0, 1).unsqueeze(1))
+        volumes = self.padded(images).flatten(0, 1).unsqueeze(1)
+        features = self.encode(volumes)
         z = torch.zeros_like(features[3][:, :3], dtype=images.dtype)  # features may be bfloat16, geometry is not
         h = z
         for level, update in enumerate(self.look):
             if level == 1 or level == 2:
-                z = twice_as_fine(z)
+                z = upsampled(z)
             for _ in range(self.updates[level]):
                 z, h = update(features[3 - level], z, timepoints)
+        for _ in range(self.updates[4]):
+            z = self.image_update(volumes, z, timepoints)
         z = z.repeat(1, self.velocities, 1, 1, 1)
         for layer in self.velocity_offsets:
             difference = layer(h).unflatten(0, (-1, timepoints))
             z = z + (difference - difference.mean(dim=1, keepdim=True)).flatten(0, 1)
         mean = self.bounded(z)
-        # The constant keeps the logarithm finite where softplus underflows.
-        log_variance = torch.log(F.softplus(self.variance_head(h).to(mean.dtype)) + 1e-8)
+        # Subtracting the mean over K leaves (K - 1) / K of a draw's variance; with the factor, as much as in a pair.
+        # The last term keeps the logarithm finite.
+        factor = timepoints / (2 * (timepoints - 1))
+        log_variance = torch.log(factor * F.softplus(self.variance_head(h).to(mean.dtype)) + 1e-8)
         parameters = torch.stack([mean, log_variance]).unflatten(1, (-1, timepoints)).transpose(0, 1).flatten(1, 3)
         return cropped(parameters, images, self.stride)
 

@@ -9,15 +9,20 @@ from torch import Tensor
 from .chunks import total
 from .warping import full_precision, multiply_axes, placed_once
 
-__all__ = ["CosineTransform"]
+__all__ = ["CosineTransform", "cosines", "line_laplacian"]
 
 
-def _cosines(n: int) -> Tensor:
+def cosines(n: int, device: torch.device | None = None) -> Tensor:
     """Return the orthonormal DCT-II matrix, ``(n, n)`` float64, a cosine per row."""
-    m = torch.arange(n, dtype=torch.float64)
+    m = torch.arange(n, dtype=torch.float64, device=device)
     matrix = math.sqrt(2 / n) * torch.cos(math.pi * m[:, None] * (2 * m + 1) / (2 * n))
     matrix[0] /= math.sqrt(2)
     return matrix
+
+
+def line_laplacian(n: int, device: torch.device | None = None) -> Tensor:
+    """Return the eigenvalues of ``L = D - A`` of a line of ``n`` voxels, ``2 - 2 cos(pi m / n)``, ``(n,)`` float64."""
+    return 2.0 - 2.0 * torch.cos(math.pi * torch.arange(n, dtype=torch.float64, device=device) / n)
 
 
 class CosineTransform:
@@ -30,7 +35,7 @@ class CosineTransform:
     """
 
     def __init__(self, size: Sequence[int], like: Tensor):
-        self._matrices = [placed_once(_cosines, n, like=like) for n in size]
+        self._matrices = [placed_once(cosines, n, like=like) for n in size]
 
     def __call__(self, x: Tensor) -> Tensor:
         """Transform ``x`` ``(..., *S)`` to coefficients of the same shape."""
@@ -47,13 +52,11 @@ class CosineTransform:
 
     @staticmethod
     def laplacian(size: Sequence[int]) -> Tensor:
-        """Return the eigenvalues of ``L = D - A``, the sums over the axes of ``2 - 2 cos(pi m / n)``, ``(*S)``
-        float64."""
-        lines = [2 - 2 * torch.cos(math.pi * torch.arange(n, dtype=torch.float64) / n) for n in size]
-        return total(torch.meshgrid(lines, indexing="ij"))
+        """Return the eigenvalues of ``L = D - A``, sums of those of lines along the axes, ``(*S)`` float64."""
+        return total(torch.meshgrid([line_laplacian(n) for n in size], indexing="ij"))
 
     @staticmethod
     def diagonal(spectrum: Tensor) -> Tensor:
         """Compute the diagonal, ``(*S)``, of the matrix whose eigenvalues in cosine coordinates are ``spectrum``,
         ``(*S)``."""
-        return CosineTransform._apply(spectrum, [_cosines(n).square().T.to(spectrum) for n in spectrum.shape])
+        return CosineTransform._apply(spectrum, [cosines(n).square().T.to(spectrum) for n in spectrum.shape])

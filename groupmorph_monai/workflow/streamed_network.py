@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ..data.storage import Storage
-from ..networks.group_set_vae import GroupSetVAE, Update, twice_as_fine
+from ..networks.group_set_vae import GroupSetVAE, Update
 from ..networks.layers import cropped
+from ..networks.scriptable_geometry import upsampled
 
 __all__ = ["streamed_imputation", "streamed_mean", "streams"]
 
@@ -42,9 +43,11 @@ def streamed_mean(network: GroupSetVAE, images: Tensor, storage: Storage) -> Ten
     z = storage.map(lambda part: torch.zeros_like(part[:, :3], dtype=images.dtype), features[3], dim=0)
     for level, update in enumerate(cast(Sequence[Update], network.look)):
         if level in (1, 2):
-            z = storage.map(twice_as_fine, z, dim=0)
+            z = storage.map(upsampled, z, dim=0)
         for _ in range(network.updates[level]):
             z = _updated(update, features[3 - level], z, storage)
+    for _ in range(network.updates[4]):
+        z = _updated_by_images(network, images[0], z, storage)
     return storage.map(lambda part: cropped(network.bounded(part), images, network.stride).float(), z, dim=0)[None]
 
 
@@ -60,7 +63,22 @@ def _updated(update: Update, features: Tensor, z: Tensor, storage: Storage) -> T
     def next_z(part: Tensor, z_part: Tensor) -> Tensor:
         return update.updated(slope, weighted, *compared(part), disagreement, z_part)[0]
 
-    z = storage.map(next_z, warped, z, dim=0)
+    return _without_mean(storage.map(next_z, warped, z, dim=0), storage)
+
+
+def _updated_by_images(network: GroupSetVAE, images: Tensor, z: Tensor, storage: Storage) -> Tensor:
+    """Update z by the images ``(K, *S)``, which couples the timepoints by the mean of the warped images, by the mean of
+    their squared deviation from it, and by that of z."""
+    update = network.image_update
+    warped = storage.map(lambda x, z_part: update.warped(network.padded(x[:, None]), z_part), images, z, dim=0)
+    mean = storage.mean(warped, dim=0)[None]
+    squared = storage.sum(lambda part: update.squared_residual(part[None], mean).sum(dim=1), warped, dim=0) / len(z)
+    noise = update.noise(squared, len(z))
+    updated = storage.map(lambda part, z_part: update.updated(part[None], mean, noise, z_part), warped, z, dim=0)
+    return _without_mean(updated, storage)
+
+
+def _without_mean(z: Tensor, storage: Storage) -> Tensor:
     shared = storage.mean(z, dim=0)
     return storage.map(lambda part: part - shared, z, dim=0)
 

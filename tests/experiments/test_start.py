@@ -1,8 +1,9 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from experiments.start import breast_cases, start, start_methods, thorax_cases
-from groupmorph_monai.apps.suites.methods import bundle_method
 from groupmorph_monai.benchmarks.cases import synthetic_cases
 from groupmorph_monai.benchmarks.compare import before_and_after_mm, compare, lesion_volume_error_percent
 from groupmorph_monai.space import Displacement
@@ -11,8 +12,10 @@ from groupmorph_monai.workflow import timepoint_transforms
 
 def test_a_network_that_compares_nothing_predicts_no_motion(tmp_path):
     methods = start_methods(None, tmp_path)
-    assert len(methods) == 5 and methods["default, from zero"].weights == str(tmp_path / "zero.pt")
-    ddf, _ = bundle_method(str(tmp_path / "zero.pt"), "effort/no_refine").prepare()(torch.rand(2, 32, 32, 32))
+    zero = methods["default, from zero"]
+    assert len(methods) == 5 and zero.weights == str(tmp_path / "zero.pt")
+    alone = replace(zero, config_files=methods["network alone"].config_files)
+    ddf, _ = alone.prepare()(torch.rand(2, 32, 32, 32))
     assert not ddf.any()
     ddf, _ = methods["network alone"].prepare()(synthetic_cases([1], (32, 32, 32), 2)[0]["image"])
     assert ddf.abs().mean() > 0.1

@@ -4,7 +4,7 @@ import torch
 from groupmorph_monai.networks import GroupSetVAE
 from groupmorph_monai.probability import split_parameters
 
-SMALL = {"encoder_channels": (3, 4, 5, 6), "features": (2, 4, 4, 4), "hidden_channels": 6, "updates": (1, 2, 1, 1)}
+SMALL = {"encoder_channels": (3, 4, 5, 6), "features": (2, 4, 4, 4), "hidden_channels": 6, "updates": (1, 2, 1, 1, 1)}
 
 
 def network(**options):
@@ -92,3 +92,9 @@ def test_scripted_it_is_the_same():
 def test_one_timepoint_is_refused():
     with pytest.raises(ValueError, match="at least 2 timepoints"):
         network()(images(1))
+
+
+def test_a_patch_without_structure_does_not_spoil_the_gradient():
+    net = network().train()
+    net(torch.zeros(1, 2, 32, 32, 32)).sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in net.parameters() if parameter.grad is not None)

@@ -6,7 +6,9 @@ from torch.nn import functional as F
 
 from groupmorph_monai.networks import AffineNet, GroupSetVAE, KrebsCVAE, MomentumNet
 from groupmorph_monai.networks.affine_net import affine_fit, normalised_coordinates, soft_match
-from groupmorph_monai.networks.group_set_vae import Update, displace_scriptable
+from groupmorph_monai.networks.gauss_newton_update import GaussNewtonUpdate
+from groupmorph_monai.networks.group_set_vae import Update
+from groupmorph_monai.networks.scriptable_geometry import displace
 from groupmorph_monai.space import AffineFlow
 
 SIZE = (4, 160, 6)
@@ -24,7 +26,7 @@ def lowered():
 @pytest.mark.parametrize("script", [False, True])
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_the_warp_of_features_is_exact(axis, script):
-    function = torch.jit.script(displace_scriptable) if script else displace_scriptable
+    function = torch.jit.script(displace) if script else displace
     static = torch.zeros(1, 3, *SIZE)
     shifted = static.clone()
     shifted[:, axis] = 0.25
@@ -50,6 +52,15 @@ def test_an_update_moves_features_to_places_in_float32(monkeypatch):
     for low, full in zip(grids[:half], grids[half:]):
         assert low.dtype == torch.float32
         assert (low - full).abs().max() * 160 / 2 < 1e-4
+
+
+def test_the_last_update_is_the_same_under_autocast():
+    torch.manual_seed(0)
+    update, images, z = GaussNewtonUpdate(2), torch.rand(2, 1, 32, 16, 16), torch.randn(2, 3, 8, 4, 4)
+    full = update(images, z, 2)
+    with lowered():
+        low = update(images, z, 2)
+    assert (full - z).abs().max() > 0.1 and torch.equal(low, full)
 
 
 def test_affine_places_matches_and_maps_are_exact():
