@@ -347,7 +347,7 @@ def test_training_begins_from_given_weights(finished, tmp_path, capsys):
 def test_training_lowers_the_bound(tmp_path):
     train(
         tmp_path, max_iterations=40, iterations_per_epoch=5, learning_rate=3e-3, phantoms_training=1,
-        phantom_size_voxels=[24, 24, 24], patch_size_voxels=[24, 24, 24],
+        phantom_size_voxels=[24, 24, 24], patch_size_voxels=[24, 24, 24], **{"network_def#initial_std_voxels": 0.15},
     )  # fmt: skip
     _, losses = read_scalars(tmp_path, "validation_loss")
     assert losses[-1] < losses[0] - 0.1
