@@ -197,6 +197,10 @@ class GroupSetVAE(nn.Module):
         super().__init__()
         self.multiple, self.stride, self.velocities = 16, 4, velocities
         self.max_velocity_voxels = float(max_velocity_voxels)
+        if len(updates) != 5:
+            raise ValueError(
+                f"updates: expected 5 numbers, got {list(updates)}; add the number of updates by the images"
+            )
         self.updates = list(updates)
         self.encoder = nn.ModuleList()
         channels = 1

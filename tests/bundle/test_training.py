@@ -182,6 +182,12 @@ def check_that_it_trains(folder, overlay, **more):
     assert trained < 0.85 * static and trained < 0.95 * untrained
 
 
+def test_the_default_network_trains_through_its_last_step(tmp_path):
+    check_that_it_trains(
+        tmp_path, "modes/all_to_one", iterations_per_epoch=60, **{"network_def#updates": [1, 1, 1, 1, 1]}
+    )
+
+
 # An effort changes the refinement, not the training.
 @pytest.mark.parametrize(
     "overlay",

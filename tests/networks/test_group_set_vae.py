@@ -98,3 +98,8 @@ def test_a_patch_without_structure_does_not_spoil_the_gradient():
     net = network().train()
     net(torch.zeros(1, 2, 32, 32, 32)).sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in net.parameters() if parameter.grad is not None)
+
+
+def test_another_number_of_updates_is_refused():
+    with pytest.raises(ValueError, match=r"updates: expected 5 numbers, got \[2, 2, 2, 3\]"):
+        network(updates=(2, 2, 2, 3))

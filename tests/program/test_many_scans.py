@@ -32,9 +32,8 @@ def test_a_few_scans_at_a_time_give_what_all_at_once_give(tmp_path):
         results[name].to_folder(tmp_path / name)
     whole, parts = results["whole"], results["parts"]
     assert np.abs(whole.fields).max() > 0.5
-    # Voxels of 1 mm. At an edge that hardly two scans cover, rounding can grow during the refinement.
-    difference = np.abs(parts.fields - whole.fields)
-    assert difference.max() < 0.02 and difference.mean() < 5e-4
+    difference = np.abs(parts.fields - whole.fields)  # voxels of 1 mm
+    assert difference.max() < 1e-3
     for file in sorted((tmp_path / "whole").glob("*.nii.gz")):
         ours, theirs = (nibabel.load(tmp_path / name / file.name).get_fdata() for name in ("whole", "parts"))
         # Only one of the two may count a voxel at the border of a field of view.
