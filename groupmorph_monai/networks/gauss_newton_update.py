@@ -67,7 +67,8 @@ class GaussNewtonUpdate(nn.Module):
         warped = self.warped(images, z).unflatten(0, (-1, timepoints))
         mean = warped.mean(dim=1, keepdim=True)
         noise = self.noise(self.squared_residual(warped, mean).mean(dim=1), timepoints)
-        z = self.updated(warped, mean, noise, z).unflatten(0, (-1, timepoints))
+        slope, weight, a = self.normal_matrices(mean, noise)
+        z = self.updated(warped, mean, slope, weight, a, z).unflatten(0, (-1, timepoints))
         return (z - z.mean(dim=1, keepdim=True)).flatten(0, 1)
 
     def warped(self, images: Tensor, z: Tensor) -> Tensor:
@@ -96,25 +97,37 @@ class GaussNewtonUpdate(nn.Module):
         variance = window_mean(squared_residual, self.noise_radius) * (timepoints / (timepoints - 1))
         return variance + self.least_noise * variance.mean(dim=(1, 2, 3, 4), keepdim=True) + self.tiny
 
-    def updated(self, warped: Tensor, mean: Tensor, noise: Tensor, z: Tensor) -> Tensor:
+    def normal_matrices(self, mean: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute what all timepoints share.
+
+        Args:
+            mean: as for `squared_residual`.
+            noise: output of `noise`.
+
+        Returns:
+            The gradient of the mean, ``(B, 3, *S)``; the weight of a node's data, ``(B, 1, 1, *S / 4)``; and the matrix
+            of each node, ``(B, 3, 3, *S / 4)``. Conjugate gradients are in float64, which autocast and TF32 leave as it
+            is.
+        """
+        slope = gradient(mean[:, 0])[:, 0]
+        # A node of z represents 4^3 voxels, and its displacement is 4 z voxels of the image.
+        weight = (64.0 / noise.double()).unsqueeze(1)
+        rows = [_thinned(slope * slope[:, d : d + 1]) for d in range(3)]
+        return slope, weight, 16.0 * weight * torch.stack(rows, dim=1)
+
+    def updated(self, warped: Tensor, mean: Tensor, slope: Tensor, weight: Tensor, a: Tensor, z: Tensor) -> Tensor:
         """Update z of k timepoints, without removing its mean over K.
 
         Args:
             warped, mean: as for `squared_residual`.
-            noise: output of `noise`.
+            slope, weight, a: output of `normal_matrices`.
             z: ``(B*k, 3, *S / 4)``.
 
         Returns:
             The updated z.
         """
-        slope = gradient(mean[:, 0])[:, 0]
-        # A node of z represents 4^3 voxels, and its displacement is 4 z voxels of the image. Conjugate gradients are in
-        # float64, which autocast and TF32 leave as it is.
-        voxels_per_noise = 64.0 / noise.double()
-        rows = [_thinned(slope * slope[:, d : d + 1]) for d in range(3)]
-        a = 16.0 * voxels_per_noise.unsqueeze(1) * torch.stack(rows, dim=1)
         residuals = [_thinned((warped[:, k] - mean[:, 0]) * slope) for k in range(warped.shape[1])]
-        b = 4.0 * voxels_per_noise.unsqueeze(1) * torch.stack(residuals, dim=1)
+        b = 4.0 * weight * torch.stack(residuals, dim=1)
         step = self._solve(a, b, z.double().unflatten(0, (len(warped), -1)))
         return z + step.flatten(0, 1).to(z.dtype)
 

@@ -73,8 +73,8 @@ def _updated_by_images(network: GroupSetVAE, images: Tensor, z: Tensor, storage:
     warped = storage.map(lambda x, z_part: update.warped(network.padded(x[:, None]), z_part), images, z, dim=0)
     mean = storage.mean(warped, dim=0)[None]
     squared = storage.sum(lambda part: update.squared_residual(part[None], mean).sum(dim=1), warped, dim=0) / len(z)
-    noise = update.noise(squared, len(z))
-    updated = storage.map(lambda part, z_part: update.updated(part[None], mean, noise, z_part), warped, z, dim=0)
+    shared = update.normal_matrices(mean, update.noise(squared, len(z)))
+    updated = storage.map(lambda part, z_part: update.updated(part[None], mean, *shared, z_part), warped, z, dim=0)
     return _without_mean(updated, storage)
 
 

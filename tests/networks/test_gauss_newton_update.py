@@ -46,9 +46,9 @@ def test_differing_ramps_are_shifted_onto_their_mean(axis):
     offsets = torch.tensor([0.2, 0.1, -0.3])
     warped = (line.expand(40, 40, 40) + offsets.view(3, 1, 1, 1))[None, :, None].contiguous()
     mean = warped.mean(dim=1, keepdim=True)
-    z = GaussNewtonUpdate(4, conjugate_steps=50).updated(
-        warped, mean, torch.full((1, 1, 10, 10, 10), 0.01), torch.zeros(3, 3, 10, 10, 10)
-    )
+    update = GaussNewtonUpdate(4, conjugate_steps=50)
+    shared = update.normal_matrices(mean, torch.full((1, 1, 10, 10, 10), 0.01))
+    z = update.updated(warped, mean, *shared, torch.zeros(3, 3, 10, 10, 10))
     expected = torch.zeros(3, 3)
     expected[:, axis] = -2.5 * offsets
     middle = z[:, :, 3:7, 3:7, 3:7]
