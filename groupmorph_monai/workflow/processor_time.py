@@ -7,6 +7,7 @@ the machine and the load of its memory and caches.
 import math
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import median
 
@@ -122,14 +123,22 @@ def quality_voxels(scan: Grid) -> float:
 
 
 def _seconds_per_unit() -> float:
-    """Time a unit of work on one thread: on several, arrays as small as these mostly measure the threads."""
-    x, seconds, threads = torch.rand(1, 1, *[_CALIBRATION_SIZE] * 3), [], torch.get_num_threads()
+    """Time a unit of work while every thread is busy with it, as threads that share a core slow each other down."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for _ in range(_CALIBRATION_REPEATS):
-            start = time.process_time()
-            window_mean(x, 2)
-            seconds.append(time.process_time() - start)
+        with ThreadPoolExecutor(threads) as pool:
+            calibrations = [pool.submit(_calibrate) for _ in range(threads)]
+            return median(seconds for each in calibrations for seconds in each.result()) / _CALIBRATION_SIZE**3
     finally:
         torch.set_num_threads(threads)
-    return median(seconds) / x.numel()
+
+
+def _calibrate() -> list[float]:
+    """Measure this thread's processor time for each repeat of the work."""
+    x, seconds = torch.rand(1, 1, *[_CALIBRATION_SIZE] * 3), []
+    for _ in range(_CALIBRATION_REPEATS):
+        start = time.thread_time()
+        window_mean(x, 2)
+        seconds.append(time.thread_time() - start)
+    return seconds

@@ -1,4 +1,5 @@
 import re
+import threading
 
 import numpy as np
 import pytest
@@ -122,8 +123,22 @@ def test_a_refined_level_costs_its_iterations_and_their_conjugate_steps(monkeypa
 def test_a_unit_of_work_is_timed(monkeypatch):
     """The clock advances by one second each time it is read."""
     ticks = iter(range(1000))
-    monkeypatch.setattr(processor_time.time, "process_time", lambda: float(next(ticks)))
+    monkeypatch.setattr(processor_time.time, "thread_time", lambda: float(next(ticks)))
+    monkeypatch.setattr(processor_time.torch, "get_num_threads", lambda: 1)
     assert processor_time._seconds_per_unit() == pytest.approx(1 / 64**3)
+
+
+def test_a_unit_of_work_is_timed_on_all_threads_at_once(monkeypatch):
+    started = threading.Barrier(3, timeout=10)  # breaks unless three threads wait at the same time
+
+    def calibrate():
+        started.wait()
+        return [2.0]
+
+    monkeypatch.setattr(processor_time, "_calibrate", calibrate)
+    monkeypatch.setattr(processor_time.torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(processor_time.torch, "set_num_threads", lambda number: None)
+    assert processor_time._seconds_per_unit() == pytest.approx(2 / 64**3)
 
 
 def test_nothing_is_refused_where_headers_do_not_tell(monkeypatch):
