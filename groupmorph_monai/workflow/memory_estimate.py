@@ -9,6 +9,7 @@ from ..data.preprocessing.resampling import refined_voxels
 from ..data.writing.registration import FILES_AT_ONCE
 from ..space.grid import SLAB_VOXELS, Grid
 from .processor_time import QUALITY_SCANS, quality_voxels
+from .schedule import Schedule
 
 __all__ = ["all_at_once_gb", "streamed_gb"]
 
@@ -16,7 +17,8 @@ __all__ = ["all_at_once_gb", "streamed_gb"]
 # They include the gaps that freed tensors leave in the heap, a third of it, see `memory.keep_freed_memory`.
 _PROGRAM = 0.67e9  # bytes without images
 _READ, _WRITTEN = 4, 20  # bytes per voxel of all files, and more of them while writing
-_NETWORK, _REFINING, _RESULT, _DRAWING = 30, 143, 25, 25  # bytes per voxel of the working grid and timepoint, by stage
+_NETWORK, _REFINING, _RESULT, _DRAWING = 30, 92, 25, 25  # bytes per voxel of the working grid and timepoint, by stage
+_SOLVING = 408  # bytes per node of the lattice of z and timepoint, while refining
 # Bytes per voxel of the working grid, for the timepoint that is being refined, or whose field is being measured.
 _REFINING_ONE, _MEASURING_ONE = 115, 99
 _RESAMPLING = 18  # bytes per voxel of the interpolated copy of one scan, on a working grid finer than the scan
@@ -42,7 +44,7 @@ def all_at_once_gb(
         grid: working grid.
         on_cpu: whether network and refinement run on the CPU.
         network_share: share of the working grid in one window of the network.
-        refined: whether the velocity is refined.
+        refined: whether the velocity is refined, on the default schedule's finest lattice.
         draws: whether the posterior is sampled.
 
     Returns:
@@ -51,7 +53,10 @@ def all_at_once_gb(
     files, one, voxels = sum(map(_voxels, scans)), _voxels(grid), len(scans) * _voxels(grid)
     stages = [_RESULT * voxels + _MEASURING_ONE * one, _resampling(scans, grid)]
     if on_cpu:
-        stages += [_NETWORK * network_share * voxels, (_REFINING * voxels + _REFINING_ONE * one) * refined]
+        stages.append(_NETWORK * network_share * voxels)
+    if on_cpu and refined:
+        step = Schedule().stages(grid.shape)[-1].step
+        stages.append((_REFINING + _SOLVING / step**3) * voxels + _REFINING_ONE * one)
     working = max(stages) + _DRAWING * draws * voxels
     writing = _WRITTEN * files + max(_slabs(scans), _comparing(scans))
     return (_PROGRAM + _READ * files + max(working, writing)) / 1e9

@@ -33,12 +33,12 @@ class Refinement:
     The network's weights are fixed.
 
     The optimisation is coarse to fine. Each level smooths and subsamples the images; z lies on every voxel of the
-    level, on the finest levels on every ``lattice_voxels``-th voxel of the image. A step solves ``(H + Lambda) d = g -
-    Lambda z`` by conjugate gradients in cosine coordinates, which diagonalise the terms of the prior's precision
-    Lambda. The gradient g and the curvature H come from the likelihood's second-order model, so neither the warp nor
-    the integration is differentiated: to first order, an update of the velocity moves the warped image like the same
-    update of the displacement (log-demons, Vercauteren et al. 2009). Each level starts from the more likely of the last
-    level's result and the initial z.
+    level, on the finest levels on every ``lattice_voxels``-th voxel of the image or fewer. A step solves ``(H + Lambda)
+    d = g - Lambda z`` by conjugate gradients in cosine coordinates, which diagonalise the terms of the prior's
+    precision Lambda. The gradient g and the curvature H come from the likelihood's second-order model, so neither the
+    warp nor the integration is differentiated: to first order, an update of the velocity moves the warped image like
+    the same update of the displacement (log-demons, Vercauteren et al. 2009). Each level starts from the more likely of
+    the last level's result and the initial z.
 
     Args:
         likelihood: likelihood of the warped volumes.
@@ -83,7 +83,7 @@ class Refinement:
                 tissue.
 
         Returns:
-            z on every ``lattice_voxels``-th voxel.
+            z on the lattice of the last level.
 
         Raises:
             InputError: If the storage holds a few timepoints at a time but the likelihood couples all.
@@ -176,7 +176,7 @@ class Refinement:
             before = region.z, precision.weights
             model = level.model(self.likelihood, displacement(z))
             voxels, model = model.voxels, region.accept(z, model, precision)
-            if stage.step == self.schedule.lattice_voxels:
+            if stage.factor <= self.schedule.lattice_voxels:
                 precision = self._adapted(precision, region.z, model)
             rhs = ascent(model, precision, region.z.values[0])
             dz = solve(model.damped(region.damping), precision, rhs, self.schedule.conjugate_steps)

@@ -1,11 +1,13 @@
 """Levels of a coarse-to-fine refinement."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 __all__ = ["Schedule", "Stage"]
 
+_MOST_NODES = 128  # maximum number of nodes of z along an axis: finer motion than a 128th of the body is not expected
 _LEAST_SAMPLES = 8  # minimum number of samples per axis; coarser images show too little anatomy to be aligned
 
 
@@ -41,7 +43,7 @@ class Schedule:
         levels: subsampling factors of the images, coarse to fine.
         iterations: maximum number of steps on each level.
         tolerance: stop a level when the mean step is shorter than this fraction of the level's voxel.
-        lattice_voxels: spacing of z on the finest lattice, in voxels of the image.
+        lattice_voxels: spacing of z on the finest lattice, in voxels of the image; more if an axis had over 128 nodes.
         conjugate_steps: maximum number of conjugate gradient steps per iteration.
     """
 
@@ -60,5 +62,6 @@ class Schedule:
     def stages(self, size: Sequence[int]) -> list[Stage]:
         """List the levels for images of ``size``. Those with fewer than 8 samples along an axis are left out, unless
         their factor is at most ``lattice_voxels``."""
-        stages = [Stage(f, n, max(f, self.lattice_voxels)) for f, n in zip(self.levels, self.iterations)]
+        least_step = 2 ** max(0, math.ceil(math.log2(max(size) / _MOST_NODES)))
+        stages = [Stage(f, n, max(f, self.lattice_voxels, least_step)) for f, n in zip(self.levels, self.iterations)]
         return [s for s in stages if s.factor <= self.lattice_voxels or min(size) >= _LEAST_SAMPLES * s.factor]
