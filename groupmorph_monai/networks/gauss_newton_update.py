@@ -6,7 +6,8 @@ from torch.nn import functional as F
 
 from ..space.cosine_transform import cosines, line_laplacian
 from ..space.filters import window_mean, window_normalise
-from .scriptable_geometry import displace, exponential, gradient, upsampled
+from ..space.warping import displace
+from .scriptable_geometry import continued_gradient, exponential, upsampled
 
 __all__ = ["GaussNewtonUpdate"]
 
@@ -109,7 +110,7 @@ class GaussNewtonUpdate(nn.Module):
             of each node, ``(B, 3, 3, *S / 4)``. Conjugate gradients are in float64, which autocast and TF32 leave as it
             is.
         """
-        slope = gradient(mean[:, 0])[:, 0]
+        slope = continued_gradient(mean[:, 0])[:, 0]
         # A node of z represents 4^3 voxels, and its displacement is 4 z voxels of the image.
         weight = (64.0 / noise.double()).unsqueeze(1)
         rows = [_thinned(slope * slope[:, d : d + 1]) for d in range(3)]

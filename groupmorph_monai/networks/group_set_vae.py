@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..space.filters import window_mean, window_normalise
+from ..space.warping import displace
 from .gauss_newton_update import GaussNewtonUpdate
 from .layers import check_timepoints, cropped, init_leaky_relu_layers, leaky_relu, padded
-from .scriptable_geometry import displace, exponential, gradient, half_as_fine, upsampled
+from .scriptable_geometry import continued_gradient, exponential, half_as_fine, upsampled
 
 __all__ = ["GroupSetVAE", "Update"]
 
@@ -69,7 +70,7 @@ class Update(nn.Module):
 
     def slopes(self, mean: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the gradient of the mean features ``(B, 1, C, *S)``: ``(B, C, 3, *S)``, unweighted and weighted."""
-        slope = gradient(mean[:, 0])
+        slope = continued_gradient(mean[:, 0])
         weight = F.softplus(self.feature_weight).view(1, -1, 1, 1, 1, 1) / mean.shape[2]
         return slope, weight * slope
 

@@ -1,40 +1,12 @@
-"""Warps and resampling of fields as in `space`, restricted to what TorchScript supports."""
+"""Integration and resampling of fields as in `space`, restricted to what TorchScript supports."""
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["displace", "exponential", "upsampled", "gradient", "half_as_fine"]
+from ..space.filters import gradient
+from ..space.warping import displace
 
-
-def _line(n: int, like: Tensor) -> Tensor:
-    """Return the coordinates of ``n`` voxels, from -1 to 1."""
-    dtype = torch.promote_types(like.dtype, torch.float32)
-    return torch.arange(n, dtype=dtype, device=like.device) * (2.0 / (n - 1)) - 1.0
-
-
-def displace(x: Tensor, u: Tensor) -> Tensor:
-    """Compute ``x(p + u(p))``.
-
-    `torch.nn.functional.affine_grid` is not used, as its matrix product rounds coordinates under autocast and TF32.
-
-    Args:
-        x: ``(N, C, *S)``.
-        u: displacements, ``(N, 3, *S)``, voxels.
-
-    Returns:
-        ``(N, C, *S)``, border values outside.
-    """
-    i, j, k = x.shape[2], x.shape[3], x.shape[4]
-    grid = torch.stack(
-        [
-            _line(k, u).view(1, 1, 1, -1) + u[:, 2] * (2.0 / (k - 1)),
-            _line(j, u).view(1, 1, -1, 1) + u[:, 1] * (2.0 / (j - 1)),
-            _line(i, u).view(1, -1, 1, 1) + u[:, 0] * (2.0 / (i - 1)),
-        ],
-        dim=-1,
-    )
-    return F.grid_sample(x.to(grid.dtype), grid, mode="bilinear", padding_mode="border", align_corners=True)
+__all__ = ["continued_gradient", "exponential", "half_as_fine", "upsampled"]
 
 
 def exponential(z: Tensor, squarings: int) -> Tensor:
@@ -45,17 +17,9 @@ def exponential(z: Tensor, squarings: int) -> Tensor:
     return u
 
 
-def gradient(x: Tensor) -> Tensor:
-    """Compute central differences with replicated borders, ``(N, C, *S)`` to ``(N, C, 3, *S)``."""
-    p = F.pad(x, [1] * 6, mode="replicate")
-    return 0.5 * torch.stack(
-        [
-            p[:, :, 2:, 1:-1, 1:-1] - p[:, :, :-2, 1:-1, 1:-1],
-            p[:, :, 1:-1, 2:, 1:-1] - p[:, :, 1:-1, :-2, 1:-1],
-            p[:, :, 1:-1, 1:-1, 2:] - p[:, :, 1:-1, 1:-1, :-2],
-        ],
-        dim=2,
-    )
+def continued_gradient(x: Tensor) -> Tensor:
+    """Compute the `gradient` of ``x`` continued by its border values, whose slopes at the border are half as steep."""
+    return gradient(F.pad(x, [1] * 6, mode="replicate"))[:, :, :, 1:-1, 1:-1, 1:-1]
 
 
 def upsampled(z: Tensor, factor: int = 2) -> Tensor:

@@ -1,5 +1,5 @@
-"""Separable filters on voxel grids: window statistics, Gaussians, central differences. The window functions are
-TorchScript-compatible, for networks that use them."""
+"""Separable filters on voxel grids: window statistics, Gaussians, central differences. The window functions and the
+gradient are TorchScript-compatible, for networks that use them."""
 
 import math
 
@@ -97,5 +97,7 @@ def gaussian_filter(x: Tensor, sigma_voxels: float, radius: int | None = None) -
 def gradient(x: Tensor) -> Tensor:
     """Compute the gradient per voxel by central differences, one-sided at the border, and 0 along an axis of one voxel:
     ``(N, C, *S)`` to ``(N, C, D, *S)``."""
-    slopes = [torch.gradient(x, dim=d)[0] if x.shape[d] > 1 else torch.zeros_like(x) for d in range(2, x.dim())]
+    slopes: list[Tensor] = []
+    for axis in range(2, x.dim()):
+        slopes.append(torch.gradient(x, dim=axis)[0] if x.shape[axis] > 1 else torch.zeros_like(x))
     return torch.stack(slopes, dim=2)

@@ -97,18 +97,23 @@ def _normalise(components: Sequence[Tensor], size: Sequence[int]) -> Tensor:
 
 
 def _interpolate(image: Tensor, grid: Tensor, mode: str) -> Tensor:
-    grid = grid.to(image.dtype)
+    dtype = torch.promote_types(image.dtype, torch.float32)
+    image, grid = image.to(dtype), grid.to(dtype)
+    single = len(image) == 1 and image.device.type == "cpu" and not (image.requires_grad or grid.requires_grad)
+    if not torch.jit.is_scripting() and single:  # type: ignore[attr-defined]
+        return _interpolate_in_parts(image, grid, mode)
+    return F.grid_sample(image, grid, mode=mode, padding_mode="border", align_corners=True)
+
+
+def _interpolate_in_parts(image: Tensor, grid: Tensor, mode: str) -> Tensor:
+    """Interpolate a single image in parallel: the CPU's 3D kernel parallelises over the batch only, so the image is
+    expanded to a batch and the points are split, if they split evenly."""
     size, axes = grid.shape[1:-1], [1] * (grid.dim() - 3)
     points, threads = math.prod(size), torch.get_num_threads()
-    if len(image) == 1 and image.device.type == "cpu" and not (image.requires_grad or grid.requires_grad):
-        # The CPU's 3D kernel parallelises over the batch only: expand one image to a batch and split the points, if
-        # they split evenly.
-        parts = next((n for n in range(threads, 4 * threads, threads) if points % n == 0), 1)
-        grid = grid.reshape(parts, -1, *axes, len(size))
-        image = image.expand(parts, *image.shape[1:])
-        values = F.grid_sample(image, grid, mode=mode, padding_mode="border", align_corners=True)
-        return values.transpose(0, 1).reshape(1, -1, *size)
-    return F.grid_sample(image, grid, mode=mode, padding_mode="border", align_corners=True)
+    parts = next((n for n in range(threads, 4 * threads, threads) if points % n == 0), 1)
+    grid, image = grid.reshape(parts, -1, *axes, len(size)), image.expand(parts, *image.shape[1:])
+    values = F.grid_sample(image, grid, mode=mode, padding_mode="border", align_corners=True)
+    return values.transpose(0, 1).reshape(1, -1, *size)
 
 
 @full_precision
@@ -126,9 +131,11 @@ def sample(image: Tensor, points: Tensor, mode: str = "bilinear") -> Tensor:
     return _interpolate(image, _normalise(points.unbind(1), image.shape[2:]), mode)
 
 
-@full_precision
 def displace(image: Tensor, ddf: Tensor, mode: str = "bilinear") -> Tensor:
-    """Sample ``image(x + ddf(x))`` without storing the identity grid.
+    """Sample ``image(x + ddf(x))`` without storing the identity grid, in float32 or better, also under autocast.
+
+    Networks that are exported call this function, so it is restricted to what TorchScript supports. It does not use
+    `torch.nn.functional.affine_grid`, a matrix product, which autocast and TF32 round.
 
     Args:
         image: ``(N, C, *S)``, on a grid of any size.
@@ -138,14 +145,15 @@ def displace(image: Tensor, ddf: Tensor, mode: str = "bilinear") -> Tensor:
     Returns:
         Values ``(N, C, *P)``.
     """
-    size, components = ddf.shape[2:], []
-    for axis, (u, n, extent) in enumerate(zip(ddf.unbind(1), size, image.shape[2:])):
+    dimensions, dtype = ddf.dim() - 2, torch.promote_types(ddf.dtype, torch.float32)
+    components: list[Tensor] = []
+    for axis in range(dimensions - 1, -1, -1):  # grid_sample expects the last axis first
         # The identity broadcasts along the other axes, so that each component takes one pass.
-        scale = 2 / max(extent - 1, 1)
-        identity = torch.arange(n, dtype=ddf.dtype, device=ddf.device) * scale - 1
-        identity = identity.view([-1 if a == axis else 1 for a in range(len(size))])
-        components.append(torch.add(identity, u, alpha=scale))
-    return _interpolate(image, torch.stack(components[::-1], dim=-1), mode)
+        n, scale = ddf.shape[axis + 2], 2.0 / max(image.shape[axis + 2] - 1, 1)
+        identity = torch.arange(n, dtype=dtype, device=ddf.device) * scale - 1.0
+        identity = identity.view([-1 if a == axis else 1 for a in range(dimensions)])
+        components.append(torch.add(identity, ddf[:, axis].to(dtype), alpha=scale))
+    return _interpolate(image, torch.stack(components, dim=-1), mode)
 
 
 @full_precision

@@ -12,6 +12,7 @@ from bundle_runs import (
     NARROW,
     TINY,
     config_paths,
+    distances_mm,
     last_weights,
     network_settings,
     read_scalars,
@@ -243,7 +244,8 @@ def test_every_published_model_trains(model, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", sorted(NARROW_BY_MODEL))
-def test_every_model_registers_refines_and_is_evaluated_with_the_weights_it_trained(model, series, tmp_path):
+def test_every_model_registers_refines_and_is_evaluated_with_the_weights_it_trained(model, phantom, series, tmp_path):
+    """Two iterations do not suffice to learn, but the refinement needs no training."""
     weights = tmp_path / "trained" / "model_best.pt"
     train(weights.parent, model, max_iterations=2)
     options = {"weights": str(weights), **network_settings(NARROW_BY_MODEL[model])}
@@ -254,13 +256,15 @@ def test_every_model_registers_refines_and_is_evaluated_with_the_weights_it_trai
     run_config(
         "inference", "inference", *names, series=series[:timepoints], output_dir=str(tmp_path / "out"), **options
     )
-    metrics = read_json(tmp_path / "out" / "report.json")["metrics"]
-    assert metrics["folding_percent"] < 1
-    # Two iterations do not suffice to learn, but the refinement needs no training.
-    assert metrics["nmi_after"] > metrics["nmi_before"]
+    before, after = distances_mm(phantom, tmp_path / "out", timepoints)
+    print(f"{model}: {after / before:.3f} of {before:.3f} mm left")
+    assert after < 0.9 * before
+    assert read_json(tmp_path / "out" / "report.json")["metrics"]["folding_percent"] < 1
     options |= {"phantoms": 1, "phantom_size_voxels": [24, 24, 24], "output_dir": str(tmp_path / "evaluated")}
     run_config("evaluate", "inference", "evaluate", *names, **options)
-    assert read_json(tmp_path / "evaluated" / "metrics.json")["mean"]["landmark_before_mm_mean"] > 0
+    mean = read_json(tmp_path / "evaluated" / "metrics.json")["mean"]
+    print(f"evaluated: {mean['landmark_after_mm_mean']:.3f} of {mean['landmark_before_mm_mean']:.3f} mm left")
+    assert mean["landmark_after_mm_mean"] < 0.9 * mean["landmark_before_mm_mean"]
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from scipy.ndimage import gaussian_filter
 from torch.nn import functional as F
 
 from groupmorph_monai.networks.gauss_newton_update import GaussNewtonUpdate
+from groupmorph_monai.networks.scriptable_geometry import continued_gradient
 
 
 def random(*shape, seed=0):
@@ -125,3 +126,14 @@ def test_each_series_of_a_batch_has_its_own_noise():
     update = GaussNewtonUpdate(4)
     alone = torch.cat([update(images[:2], z[:2], 2), update(images[2:], z[2:], 2)])
     torch.testing.assert_close(update(images, z, 2), alone, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("script", [False, True])
+def test_the_slope_of_an_image_is_halved_at_its_border(script):
+    x = random(2, 3, 5, 4, 6)
+    slope = (torch.jit.script(continued_gradient) if script else continued_gradient)(x)
+    for axis, n in enumerate(x.shape[2:]):
+        factor = torch.ones(n, dtype=torch.float64)
+        factor[[0, -1]] = 0.5
+        expected = np.gradient(x, axis=axis + 2) * factor.view([-1 if a == axis else 1 for a in range(3)]).numpy()
+        torch.testing.assert_close(slope[:, :, axis], torch.from_numpy(expected))

@@ -8,8 +8,8 @@ from groupmorph_monai.networks import AffineNet, GroupSetVAE, KrebsCVAE, Momentu
 from groupmorph_monai.networks.affine_net import affine_fit, normalised_coordinates, soft_match
 from groupmorph_monai.networks.gauss_newton_update import GaussNewtonUpdate
 from groupmorph_monai.networks.group_set_vae import Update
-from groupmorph_monai.networks.scriptable_geometry import displace
 from groupmorph_monai.space import AffineFlow
+from groupmorph_monai.space.warping import displace
 
 SIZE = (4, 160, 6)
 

@@ -4,11 +4,13 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from json_files import read_json
 from scanners import (
     Body,
     Motion,
     Protocol,
     Registered,
+    Scan,
     acquire,
     affine,
     apply,
@@ -19,9 +21,10 @@ from scanners import (
     save,
     voxel_grid,
 )
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial.transform import Rotation
 
+from groupmorph_monai.apps.command_line import main
 from groupmorph_monai.data.writing.applying import apply_field_to_points
 
 OUTSIDE = ("nan", "zero", "border")
@@ -77,6 +80,22 @@ def test_a_field_reaches_beyond_the_first_scan(turned, output):
     errors = np.linalg.norm(mapped - truth, axis=-1)[beyond]
     print(f"mean {errors.mean():.3f} mm, greatest {errors.max():.3f} mm at {beyond.mean():.0%} of the voxels")
     assert errors.mean() < 0.5 and errors.max() < 1.5
+
+
+def test_landmarks_beyond_the_first_scan_are_evaluated_where_they_are(turned, tmp_path):
+    in_second = grid_points(turned.scans[1]).reshape(-1, 3)
+    in_first = turned.motions[1].inverse(in_second)
+    beyond = ~turned.scans[0].sees(in_first, margin_voxels=-0.5)
+    chosen = np.concatenate([np.random.default_rng(0).choice(np.flatnonzero(b), 100) for b in (beyond, ~beyond)])
+    save(turned.scans, tmp_path / "data" / "patient")
+    for k, points in enumerate((in_first[chosen], in_second[chosen])):
+        file = tmp_path / "data" / "patient" / f"landmarks_t{k}.csv"
+        np.savetxt(file, points, delimiter=",", header="x,y,z", comments="")
+    folders = ["--dataset", str(tmp_path / "data"), "--output", str(tmp_path / "out")]
+    assert main(["evaluate", *folders]) == 0
+    (row,) = read_json(tmp_path / "out" / "metrics.json")["series"]
+    print(f"mean {row['landmark_after_mm_mean']:.3f} mm, 95 % {row['landmark_after_mm_95']:.3f} mm")
+    assert row["landmark_after_mm_mean"] < 0.5 and row["landmark_after_mm_95"] < 1.5
 
 
 def test_parts_that_no_other_scan_covers_move_with_the_body_and_are_flagged(turned, output):
@@ -177,6 +196,16 @@ def test_motion_of_60_mm_and_20_degrees_that_no_header_states_is_found(seed, tmp
     errors = Registered(register(save(pair.scans, tmp_path), tmp_path / "out")).errors_mm(pair.points)
     print(f"mean {errors.mean():.3f} mm")
     assert errors.mean() < 0.6
+
+
+def test_a_scan_that_matches_no_other_is_named_in_the_report(tmp_path):
+    pair = moved_pair(0, 8, 15, 120, 5).scans
+    noise = gaussian_filter(np.random.default_rng(0).normal(size=pair[0].data.shape), 2).astype(np.float32)
+    output = register(save([*pair, Scan(noise, pair[0].affine)], tmp_path), tmp_path / "out", "--no-refine")
+    report = read_json(output / "report.json")
+    print(report["initial_alignment"], report["verdict"]["reasons"])
+    assert report["initial_alignment"]["not_found"] == [2] and report["verdict"]["verdict"] != "PASS"
+    assert any("timepoint 2" in reason.lower() for reason in report["verdict"]["reasons"])
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ...data.writing.output_folder import atomic_file, write_tensors
 from ...errors import InputError
 from ...workflow.memory import peak_memory_gb
 from ..peers import MissingError
@@ -98,9 +99,8 @@ def _work(method: Method, inputs: Path, result: Path, log: Path, threads: int) -
         traceback.print_exc()
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         outcome = {"status": f"failed: {reason}" + ("" if isinstance(error, InputError) else f"; see {log.name}")}
-    partial = result.with_suffix(".partial")
-    torch.save(outcome, partial)
-    partial.replace(result)
+    with atomic_file(result) as partial:
+        write_tensors(outcome, partial)
 
 
 def _timed(method: Method, series: Mapping[str, Tensor]) -> dict[str, object]:
