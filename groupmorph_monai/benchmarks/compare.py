@@ -74,7 +74,6 @@ class BundleMethod:
         """Return inferer, network, and a function that scales ``(K, *S)`` to ``(1, K, *S)`` on the config's device."""
         parser, network, device = self._parse()
         scale = ScalePercentilesd(
-            "image",
             parser.get_parsed_content("percentile_lower"),
             parser.get_parsed_content("percentile_upper"),
             parser.get_parsed_content("percentiles_per_timepoint"),

@@ -51,7 +51,7 @@ class NetworkAffine:
         else:
             self.missing = str(weights)
         self.inferer = RegistrationInferer(GeodesicMeanAlignment(), AffineFlow(), NetworkPasses(passes))
-        self.scale = ScalePercentilesd("image", lower, upper)
+        self.scale = ScalePercentilesd(lower, upper)
 
     def __call__(self, frames: Sequence[Frame], masks: Sequence[Frame | None] | None = None) -> AffineAlignment:
         """Align ``frames``, K volumes on any grids. ``masks`` apply to the confidence only, not to the network."""

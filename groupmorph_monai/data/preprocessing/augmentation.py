@@ -18,29 +18,26 @@ __all__ = ["RandAffineMotiond", "RandContrastd", "RandMotiond", "RandSurfaced", 
 _CELLS_VOXELS = (12.0, 40.0)  # minimum and maximum distance of the control points of random motion
 
 
-class RandSurfaced(MapTransform, RandomizableTransform):
-    """Convert label maps to surfaces: ``surface_points`` ``(K, P, 3)``, random points in voxel coordinates on the faces
-    between a structure and its surroundings, and ``surface_distance`` ``(K, *S)``, the signed distance map of these
-    faces in voxels, negative inside (VoxelMorph-diff, Section 3.1).
+class RandSurfaced(RandomizableTransform):
+    """Replace the item's ``labels`` ``(K, *S)`` by surfaces: ``surface_points`` ``(K, P, 3)``, random points in voxel
+    coordinates on the faces between a structure and its surroundings, and ``surface_distance`` ``(K, *S)``, the signed
+    distance map of these faces in voxels, negative inside (VoxelMorph-diff, Section 3.1).
 
     Args:
-        keys: keys of label maps ``(K, *S)``, which are removed from the item.
         structure: the label; None for all labels above 0.
         points: P.
     """
 
-    def __init__(self, keys: KeysCollection = "labels", structure: int | None = None, points: int = 5000):
-        MapTransform.__init__(self, keys)
-        RandomizableTransform.__init__(self)
+    def __init__(self, structure: int | None = None, points: int = 5000):
+        super().__init__()
         self.structure, self.points = structure, points
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         item = dict(data)
-        for key in self.key_iterator(item):
-            labels = np.asarray(item.pop(key))
-            inside = labels == self.structure if self.structure is not None else labels > 0
-            surfaces = [self._surface(structure) for structure in inside]
-            item["surface_points"], item["surface_distance"] = (torch.stack(parts) for parts in zip(*surfaces))
+        labels = np.asarray(item.pop("labels"))
+        inside = labels == self.structure if self.structure is not None else labels > 0
+        surfaces = [self._surface(structure) for structure in inside]
+        item["surface_points"], item["surface_distance"] = (torch.stack(parts) for parts in zip(*surfaces))
         return item
 
     def _surface(self, inside: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
