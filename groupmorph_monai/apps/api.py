@@ -61,7 +61,8 @@ class Registration:
     @cached_property
     def warped(self) -> np.ndarray:
         """Aligned series, ``(K, *S)`` float32, each scan interpolated once; NaN outside a scan's field of view."""
-        return np.stack([self._pull(frame, k) for k, frame in enumerate(self.series.frames)])
+        scans = zip(self.series.frames, self.transforms)
+        return np.stack([self._pulled(*resample(frame, self.grid, transform)) for frame, transform in scans])
 
     @cached_property
     def fields(self) -> np.ndarray:
@@ -117,9 +118,6 @@ class Registration:
         return self._pulled(
             *warp_frame(frame, self.grid, self.transforms[timepoint], f"timepoint {timepoint}", label), label
         )
-
-    def _pull(self, frame: Frame, k: int) -> np.ndarray:
-        return self._pulled(*resample(frame, self.grid, self.transforms[k]))
 
     @staticmethod
     def _pulled(values: np.ndarray, covered: np.ndarray, label: bool = False) -> np.ndarray:

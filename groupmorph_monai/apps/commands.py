@@ -14,7 +14,6 @@ from ..data.writing.applying import apply_field_to_files, combine_fields
 from ..errors import InputError
 from ..workflow.parsed_config import parsed_config
 from ..workflow.training_folder import logs_discarded_on_failure
-from ..workflow.weights import load_weights
 from .cohort_arguments import check_worker_options, on_workers
 from .demo import print_verdict, run_demo
 from .dry_run import describe_run
@@ -56,13 +55,9 @@ def register(args: argparse.Namespace) -> None:
 
 
 def cohort(args: argparse.Namespace) -> int:
-    from .cohort.registrations import register_options, run_cohort
+    from .cohort.registrations import run_cohort
 
     check_worker_options(args)
-    # Report mistakes in the shared options before any series starts.
-    positional, options = registration(argparse.Namespace(**{**register_options(args), "files": []}))
-    parser = parsed_config(*checked_run(*positional, **options))
-    load_weights(parser.get_parsed_content("network_def"), parser.get_parsed_content("weights"))
     return run_cohort(args)
 
 

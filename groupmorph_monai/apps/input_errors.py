@@ -3,13 +3,10 @@
 import errno
 import os
 import re
-import sys
-from types import TracebackType
 
 from ..errors import InputError
-from .threads import limit_threads
 
-__all__ = ["chain_of_causes", "explain_input_errors", "find_config_error", "find_input_error"]
+__all__ = ["chain_of_causes", "find_config_error", "find_input_error"]
 
 _NO_GPU_MEMORY = re.compile(r"\b(CUDA|HIP|MPS|XPU)\b.*out of memory|STATUS_ALLOC_FAILED|CUFFT_ALLOC_FAILED")
 _NO_MEMORY = re.compile(r"can't allocate memory|out of memory|Unable to allocate", re.IGNORECASE)
@@ -120,22 +117,3 @@ def chain_of_causes(error: BaseException | None) -> list[BaseException]:
         chain.append(error)
         error = error.__cause__ or error.__context__
     return chain
-
-
-def explain_input_errors() -> None:
-    """Prepare a process started by MONAI's bundle commands instead of this package.
-
-    An uncaught InputError, or a mistake in a config, then prints its one line on standard error and ends the process
-    with exit code 2. The number of threads is limited to the cores available to the process.
-    """
-    limit_threads()
-
-    def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        input_error = find_input_error(error) or find_config_error(error)
-        if input_error is None:
-            sys.__excepthook__(kind, error, traceback)
-            return
-        print(f"groupmorph: {input_error}", file=sys.stderr)
-        raise SystemExit(2)
-
-    sys.excepthook = hook

@@ -3,16 +3,15 @@ expect."""
 
 import logging
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import FrameType
 
 from .input_errors import chain_of_causes
-from .signals import STOPPED, stopping_signals
+from .signals import stopping_signals
 
-__all__ = ["end_in_one_line", "exit_code", "interruptible"]
+__all__ = ["catch_signals", "exit_code", "interruptible", "release_folders"]
 
 _STATS_HANDLERS = ("train", "validate")  # names in train.yaml; their loggers have their own handlers
 
@@ -49,14 +48,11 @@ def exit_code(error: BaseException) -> int | None:
 def interruptible() -> Iterator[None]:
     """Make signals raise `Stopped`, without tracebacks from loggers, and release output folders at exit."""
     previous_handlers = {number: signal.getsignal(number) for number in stopping_signals()}
-    _catch_signals()
-    filterers = _filterers()
-    for filterer in filterers:
-        filterer.addFilter(_is_news)
+    filterers = catch_signals()
     try:
         yield
     finally:
-        _release_folders()
+        release_folders()
         for filterer in filterers:
             filterer.removeFilter(_is_news)
         if _may_catch():
@@ -64,46 +60,29 @@ def interruptible() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
-def _release_folders() -> None:
-    from ..data.writing.output_folder import release_all  # imports PyTorch, during which signals must already be caught
+def catch_signals() -> list[logging.Filterer]:
+    """Make signals raise `Stopped`, and filter its tracebacks from what prints them: the root logger's handlers, and
+    the loggers of MONAI's StatsHandlers. Return what is filtered."""
+    if _may_catch():
+        for number in stopping_signals():
+            signal.signal(number, _stop)
+    from monai.apps.utils import get_logger  # imports PyTorch, during which signals must already be caught
+
+    filterers = [*logging.getLogger().handlers, *map(get_logger, _STATS_HANDLERS)]
+    for filterer in filterers:
+        filterer.addFilter(_is_news)
+    return filterers
+
+
+def release_folders() -> None:
+    """Release the output folders of this process."""
+    from ..data.writing.output_folder import release_all  # imports PyTorch
 
     release_all()
 
 
 def _may_catch() -> bool:
     return threading.current_thread() is threading.main_thread()
-
-
-def _catch_signals() -> None:
-    if _may_catch():
-        for number in stopping_signals():
-            signal.signal(number, _stop)
-
-
-def end_in_one_line() -> None:
-    """Handle signals as `interruptible` does, for the rest of a process started by MONAI's bundle commands."""
-    _catch_signals()
-    for filterer in _filterers():
-        filterer.addFilter(_is_news)
-    previous_hook = sys.excepthook
-
-    def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        code = exit_code(error)
-        if code is None:
-            previous_hook(kind, error, traceback)
-            return
-        _release_folders()
-        print(STOPPED, file=sys.stderr)
-        raise SystemExit(code)
-
-    sys.excepthook = hook
-
-
-def _filterers() -> list[logging.Filterer]:
-    """Collect what may print tracebacks: the root logger's handlers, and the loggers of MONAI's StatsHandlers."""
-    from monai.apps.utils import get_logger  # imports PyTorch
-
-    return [*logging.getLogger().handlers, *map(get_logger, _STATS_HANDLERS)]
 
 
 def _is_news(record: logging.LogRecord) -> bool:

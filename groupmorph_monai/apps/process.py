@@ -6,14 +6,17 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 
 from ..errors import InputError
 from .configs import read_configs
-from .input_errors import explain_input_errors
-from .interruptions import end_in_one_line
+from .input_errors import find_config_error, find_input_error
+from .interruptions import catch_signals, exit_code, release_folders
 from .setting_values import check_settings
 from .settings import SETTINGS
+from .signals import STOPPED
 from .suggestions import suggestion
+from .threads import limit_threads
 
 __all__ = ["check_options", "prepare_process"]
 
@@ -32,10 +35,25 @@ def prepare_process() -> None:
         return
     from ..workflow.memory import keep_freed_memory  # imports PyTorch
 
-    explain_input_errors()
-    end_in_one_line()
+    limit_threads()
+    sys.excepthook = _report
+    catch_signals()
     keep_freed_memory()
     check_options(sys.argv[2:])
+
+
+def _report(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Report invalid input, a mistake in a config or a signal in one line, and other errors as Python does."""
+    if (code := exit_code(error)) is not None:
+        release_folders()
+        message = STOPPED
+    elif input_error := find_input_error(error) or find_config_error(error):
+        code, message = 2, f"groupmorph: {input_error}"
+    else:
+        sys.__excepthook__(kind, error, traceback)
+        return
+    print(message, file=sys.stderr)
+    raise SystemExit(code)
 
 
 def check_options(words: Sequence[str]) -> None:

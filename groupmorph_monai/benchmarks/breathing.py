@@ -1,6 +1,6 @@
 """Capture range for organs that slide along a static wall."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from ..data.phantoms.breathing import make_breathing_series
 from ..data.series import Frame, Series
@@ -17,7 +17,6 @@ def breathing(
     method: BundleMethod,
     seeds: Sequence[int],
     motions_mm: Sequence[float] = (10.0, 20.0, 30.0),
-    progress: Callable[[str], None] = print,
 ) -> list[Row]:
     """Measure the capture range: one row per amplitude of breathing motion, over all seeds.
 
@@ -40,7 +39,7 @@ def breathing(
             }
             row["success, %"] = 100.0 * all(row[f"{where}, mm"] <= limit for where, limit in SUCCESS_MM.items())
             results.append(row)
-            progress(f"{motion:g} mm, seed {seed}: {row['inside, mm']:.2f} mm inside, {row['outside, mm']:.2f} outside")
+            print(f"{motion:g} mm, seed {seed}: {row['inside, mm']:.2f} mm inside, {row['outside, mm']:.2f} outside")
         worst = {f"worst {where}, mm": max(row[f"{where}, mm"] for row in results) for where in SUCCESS_MM}
         rows.append({"motion, mm": motion, "series": len(results), **mean_row(results), **worst})
     return rows

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter, map_coordinates
+from torch import Tensor
+from torch.nn.functional import interpolate
 
 from ..data.phantoms.phantom import follow, make_phantom, random_motion
 from ..data.preprocessing.transforms import LoadSeriesd
@@ -14,7 +16,9 @@ from ..errors import InputError
 from ..space.grid import transform_points
 from ..space.warping import voxel_grid
 
-__all__ = ["synthetic_cases", "warped_cases", "with_landmarks_mm"]
+__all__ = ["synthetic_cases", "upsampled_phantom", "warped_cases", "with_landmarks_mm"]
+
+_TIMES_AS_FINE = 3  # factor of upsampling, as generating a phantom at full size takes longer than its registration
 
 
 def synthetic_cases(
@@ -22,6 +26,14 @@ def synthetic_cases(
 ) -> list[dict[str, Any]]:
     """Generate phantom series with known motion and 2000 landmarks each."""
     return [{"name": f"phantom {seed}", **make_phantom(seed, size, timepoints, landmarks=2000)} for seed in seeds]
+
+
+def upsampled_phantom(size: Sequence[int], timepoints: int) -> tuple[np.ndarray, Tensor]:
+    """Generate a phantom on every third voxel and interpolate it: volumes ``(K, *S)`` and landmarks ``(K, P, 3)``."""
+    thinned = [max(16, round(n / _TIMES_AS_FINE)) for n in size]
+    phantom = make_phantom(5, thinned, timepoints, max_motion_voxels=2.0, landmarks=500)
+    volumes = interpolate(phantom["image"][None], list(size), mode="trilinear", align_corners=True)[0].numpy()
+    return volumes, phantom["landmarks"] * torch.tensor([(n - 1) / (m - 1) for n, m in zip(size, thinned)])
 
 
 def with_landmarks_mm(phantom: Mapping[str, Any]) -> dict[str, Any]:

@@ -74,7 +74,6 @@ class BundleMethod:
         """Return inferer, network, and a function that scales ``(K, *S)`` to ``(1, K, *S)`` on the config's device."""
         parser, network, device = self._parse()
         scale = ScalePercentilesd(
-            "image",
             parser.get_parsed_content("percentile_lower"),
             parser.get_parsed_content("percentile_upper"),
             parser.get_parsed_content("percentiles_per_timepoint"),
@@ -233,7 +232,7 @@ def compare(
     return [{"method": name, **mean_row(results)} for name, results in rows.items()]
 
 
-def scale(method: BundleMethod, progress: Callable[[str], None] = print) -> list[Row]:
+def scale(method: BundleMethod) -> list[Row]:
     """Measure time and memory against K and against the number of voxels, with log-log slopes, where 1 is linear."""
     shapes = [(k, (64, 64, 64)) for k in (2, 4, 8, 16)] + [(4, (n, n, n)) for n in (48, 96)]
     rows = []
@@ -242,12 +241,12 @@ def scale(method: BundleMethod, progress: Callable[[str], None] = print) -> list
         _, seconds, peak_gb = measure(method, series)
         voxels = int(np.prod(size))
         rows.append({"K": timepoints, "voxels": voxels, "seconds": seconds, "peak memory, GB": peak_gb})
-        progress(f"K = {timepoints}, {size}: {seconds:.1f} s, {peak_gb:.2f} GB")
+        print(f"K = {timepoints}, {size}: {seconds:.1f} s, {peak_gb:.2f} GB")
 
     def slope(chosen: list[Row], axis: str) -> float:
         logs = np.log([[row[axis], row["seconds"]] for row in chosen])
         return float(np.polyfit(logs[:, 0], logs[:, 1], 1)[0])
 
-    progress(f"Slope of seconds against K: {slope([r for r in rows if r['voxels'] == 64**3], 'K'):.2f}")
-    progress(f"Slope of seconds against voxels: {slope([r for r in rows if r['K'] == 4], 'voxels'):.2f}")
+    print(f"Slope of seconds against K: {slope([r for r in rows if r['voxels'] == 64**3], 'K'):.2f}")
+    print(f"Slope of seconds against voxels: {slope([r for r in rows if r['K'] == 4], 'voxels'):.2f}")
     return rows

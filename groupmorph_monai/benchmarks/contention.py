@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from ..data.phantoms.phantom import make_phantom
@@ -29,21 +29,19 @@ def busy_processes(number: int) -> Iterator[None]:
 def contention(
     method: BundleMethod,
     cores: int,
-    per_core: Sequence[int] = (0, 1, 2),
     size: Sequence[int] = (64, 64, 64),
-    progress: Callable[[str], None] = print,
 ) -> list[Row]:
-    """Register one phantom series with each number of busy processes per core, one row each.
+    """Register one phantom series with 0, 1 and 2 busy processes per core, one row each.
 
     With n busy processes per core, a fair share of the CPU time is 1 / (n + 1). The registration then takes n + 1 times
     as long, or less, as some of its stages use one core only.
     """
     images = make_phantom(7, size, 6)["image"]
     rows: list[Row] = []
-    for number in per_core:
+    for number in (0, 1, 2):
         with busy_processes(number * cores):
             _, seconds, _ = measure(method, images)
         ratio = seconds / rows[0]["seconds"] if rows else 1.0
         rows.append({"busy processes per core": number, "seconds": seconds, "times as long": ratio})
-        progress(f"{number} busy processes per core: {seconds:.1f} s, {ratio:.2f} times as long")
+        print(f"{number} busy processes per core: {seconds:.1f} s, {ratio:.2f} times as long")
     return rows

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..data.writing.output_folder import atomic_folder
@@ -11,7 +10,6 @@ __all__ = ["save_figure"]
 
 
 def save_figure(figure: Figure, file: Path) -> None:
-    """Write a PNG atomically, without a display."""
-    FigureCanvasAgg(figure)
+    """Write a PNG atomically."""
     with atomic_folder(file.parent) as folder:
         figure.savefig(folder / file.name, format="png")

@@ -2,31 +2,26 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from monai.bundle import ConfigWorkflow
-from torch.nn.functional import interpolate
 
-from ..data.phantoms.phantom import make_phantom
 from ..data.series import Frame
 from ..data.writing.nifti import write_image
 from ..workflow.literal import literal
 from ..workflow.memory import keep_freed_memory, peak_memory_gb
 from . import Row
+from .cases import upsampled_phantom
 from .compare import BundleMethod, in_new_process
 
-__all__ = ["TIMES_AS_FINE", "memory", "write_phantom"]
-
-TIMES_AS_FINE = 3  # phantoms are upsampled by this factor, as generating them at full size would dominate the run time
+__all__ = ["memory"]
 
 
-def write_phantom(folder: str, size: Sequence[int], timepoints: int) -> None:
+def _write_phantom(folder: str, size: Sequence[int], timepoints: int) -> None:
     """Write the scans of a phantom, ``t000.nii.gz`` and so on, to a folder."""
-    thinned = [max(16, round(n / TIMES_AS_FINE)) for n in size]
-    image = make_phantom(5, thinned, timepoints, max_motion_voxels=2.0)["image"][None]
-    for k, volume in enumerate(interpolate(image, list(size), mode="trilinear", align_corners=True)[0].numpy()):
+    for k, volume in enumerate(upsampled_phantom(size, timepoints)[0]):
         write_image(Frame(volume, np.eye(4), "phantom"), Path(folder) / f"t{k:03d}.nii.gz")
 
 
@@ -55,7 +50,6 @@ def memory(
     method: BundleMethod,
     cases: Sequence[tuple[int, Sequence[int]]] = ((2, (64, 64, 64)), (6, (96, 96, 64)), (4, (160, 160, 96))),
     scans_at_once: int | None = None,
-    progress: Callable[[str], None] = print,
 ) -> list[Row]:
     """Measure each number of timepoints and size (1 mm voxels) in a separate process, including file access, with
     ``scans_at_once`` scans in memory, or all if None."""
@@ -63,7 +57,7 @@ def memory(
     for timepoints, size in cases:
         name = f"{timepoints} x {' x '.join(map(str, size))}"
         with tempfile.TemporaryDirectory() as folder:
-            in_new_process(write_phantom, folder, size, timepoints)
+            in_new_process(_write_phantom, folder, size, timepoints)
             result = in_new_process(_register, method, folder, scans_at_once)
         estimated_gb, estimated_s, peak_gb, seconds, cpu_seconds = result
         rows.append(
@@ -77,5 +71,5 @@ def memory(
                 "CPU seconds per scan": cpu_seconds / timepoints,
             }
         )
-        progress(f"{name}: {peak_gb:.2f} of {estimated_gb:.2f} GB and {seconds:.0f} of {estimated_s:.0f} s estimated")
+        print(f"{name}: {peak_gb:.2f} of {estimated_gb:.2f} GB and {seconds:.0f} of {estimated_s:.0f} s estimated")
     return rows

@@ -1,6 +1,6 @@
 """Calibration of the predicted uncertainty against known motion (compare VoxelMorph-diff, Section 4.4.4)."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from .tables import mean_row
 __all__ = ["LEVELS", "inside_share", "reliability"]
 
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95)  # nominal coverage of the central intervals of the errors
+_SIZE_VOXELS = (48, 48, 48)  # of the phantoms
 _NEWTON_STEPS = 5  # steps to find the points of the common space; enough, as fields change little over a step
 
 
@@ -56,8 +57,6 @@ def reliability(
     seeds: Iterable[int],
     timepoints: Sequence[int] = (2, 4, 6, 10),
     noises: Sequence[float] = (0.02, 0.08),
-    size: Sequence[int] = (48, 48, 48),
-    progress: Callable[[str], None] = print,
 ) -> list[Row]:
     """Compare predicted coverage of the errors with the observed one, on phantoms.
 
@@ -77,14 +76,14 @@ def reliability(
     log = JsonLines(Path(folder) / "reliability.jsonl")
     results = {tuple(line["case"]): line["result"] for line in log.read()}
     if results:
-        progress(f"{log.file}: {len(results)} results of an earlier run")
+        print(f"{log.file}: {len(results)} results of an earlier run")
     rows: dict[tuple[str, int, float], list[dict[str, float]]] = {}
     for seed, count, noise, (name, method) in product(seeds, timepoints, noises, methods.items()):
         case = (name, count, noise, seed)
         if case not in results:
-            results[case] = _measure(method, make_phantom(seed, size, count, landmarks=2000, noise=noise))
+            results[case] = _measure(method, make_phantom(seed, _SIZE_VOXELS, count, landmarks=2000, noise=noise))
             log.append({"case": case, "result": results[case]})
-            progress(f"{name}, K = {count}, noise {noise}, seed {seed}: {results[case]['of 90 %']:.1f} %")
+            print(f"{name}, K = {count}, noise {noise}, seed {seed}: {results[case]['of 90 %']:.1f} %")
         rows.setdefault((name, count, noise), []).append(results[case])
     table = [
         {"method": name, "K": count, "noise": noise, "cases": len(cells), **mean_row(cells)}

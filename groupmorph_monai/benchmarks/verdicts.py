@@ -89,11 +89,9 @@ def _row(name: str, counts: Counter[str], triggered: Counter[str]) -> Row:
     return {"planted failure": name, "series": number, **shares, "checks triggered": checks}
 
 
-def verdicts(
-    method: BundleMethod, folder: str | Path, cases: Iterable[PlantedCase], progress: Callable[[str], None] = print
-) -> list[Row]:
+def verdicts(method: BundleMethod, folder: str | Path, cases: Iterable[PlantedCase]) -> list[Row]:
     """Register planted cases and count the verdicts; see `_measure_cases` for ``folder``."""
-    return tabulate(_measure_cases(method, Path(folder) / "verdicts.jsonl", cases, measure_case, progress))
+    return tabulate(_measure_cases(method, Path(folder) / "verdicts.jsonl", cases, measure_case))
 
 
 def _measure_cases(
@@ -101,7 +99,6 @@ def _measure_cases(
     file: Path,
     cases: Iterable[PlantedCase],
     measure: Callable[[Mapping[str, Any], PlantedCase], dict[str, Any]],
-    progress: Callable[[str], None],
 ) -> list[tuple[str | None, Mapping[str, Any]]]:
     """Register cases and measure them.
 
@@ -126,7 +123,7 @@ def _measure_cases(
         values = measure(registers[key](case.series), case)
         results.append((case.failure, values))
         log.append({"failure": case.failure, "name": case.name, "values": values})
-        progress(f"{case.name}, {case.failure or 'good'}: {judge(values)['verdict']}")
+        print(f"{case.name}, {case.failure or 'good'}: {judge(values)['verdict']}")
     return results
 
 
@@ -188,12 +185,10 @@ def _residual_row(name: str, cases: Sequence[Mapping[str, Any]]) -> Row:
     }
 
 
-def kinetic_residuals(
-    method: BundleMethod, folder: str | Path, seeds: Sequence[int], progress: Callable[[str], None] = print
-) -> list[Row]:
+def kinetic_residuals(method: BundleMethod, folder: str | Path, seeds: Sequence[int]) -> list[Row]:
     """Register the planted cases with contrast agent of all seeds and tabulate the residual of the kinetic fit; see
     `_measure_cases` for ``folder``."""
     file = Path(folder) / "residuals.jsonl"
     added = chain.from_iterable(measure_added_motion(seeds, voxels) for voxels in _ADDED_VOXELS)
-    planted = _measure_cases(method, file, contrast_cases(seeds), measure_contrast_case, progress)
+    planted = _measure_cases(method, file, contrast_cases(seeds), measure_contrast_case)
     return tabulate_residuals([*planted, *added])

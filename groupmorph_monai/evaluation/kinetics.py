@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib import style
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..space.grid import Grid
@@ -50,7 +49,6 @@ def draw_kinetics(fits: Mapping[str, Any], grid: Grid) -> bytes:
     high = max(float(np.percentile(fits["after"].ktrans_per_min[enhancing], 98)), 1e-3)
     rows = (("r2", "R2 of the fit", "viridis", 1.0), ("ktrans_per_min", "Ktrans (1/min)", "inferno", high))
     figure = Figure(figsize=(9, float(np.clip(9 * view.ratio, 4, 10))), dpi=90, layout="constrained")
-    FigureCanvasAgg(figure)
     for axes, (name, title, colours, limit) in zip(figure.subplots(2, 2), rows):
         for panel, when in zip(axes, ("before", "after")):
             values = view.turned(getattr(fits[when], name)[None])[0, ..., k]

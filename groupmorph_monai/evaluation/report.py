@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from matplotlib import style
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from .. import __version__
@@ -180,7 +179,6 @@ def draw_report(
 
     height = float(np.clip(3.4 * view.ratio, 1.8, 5.0))
     figure = Figure(figsize=(12.5, 2 * height + 1.4), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(2, 3)
     subtraction = f"Subtraction {late_name} − timepoint 0"
     _show_before_and_after(axes[:, :2], native[..., k], warped[..., k], late, view, subtraction)

@@ -28,6 +28,7 @@ __all__ = ["CLEAR_CONFIDENCE", "LEAST_CONFIDENCE", "AffineAlignment", "AffineSch
 # up to 0.9 for aligned scans. From the first of these on a scan counts as aligned; from the second on, clearly.
 LEAST_CONFIDENCE, CLEAR_CONFIDENCE = 0.25, 0.4
 _SEARCH_DEGREES = 15.0  # angle of the search rotations
+_CANDIDATES = 3  # number of candidates of the search that are optimised
 _LEAST_STEP = 0.02  # voxels; the optimisation has converged when no corner of the grid moves farther
 _WEISZFELD_STEPS = 50  # number of steps of Weiszfeld's algorithm to the geometric median of maps
 _MOST_TOGETHER = 16  # maximum number of scans aligned jointly, in time quadratic in their number
@@ -55,12 +56,10 @@ class AffineSchedule:
     Args:
         voxels: number of voxels along the longest side of the coarse and the fine grid.
         iterations: maximum number of steps on each grid.
-        candidates: number of candidates of the search that are optimised.
     """
 
     voxels: Sequence[int] = (24, 48)
     iterations: int = 12
-    candidates: int = 3
 
 
 class GroupAffine:
@@ -343,7 +342,7 @@ class _Group:
                 scored_maps.append((score, rotated[k] @ translation))
         scored_maps.sort(key=lambda pair: pair[0], reverse=True)
         result = []
-        for matrix in [*(matrix for _, matrix in scored_maps[: self.settings.schedule.candidates]), maps[k]]:
+        for matrix in [*(matrix for _, matrix in scored_maps[:_CANDIDATES]), maps[k]]:
             start = maps.clone()
             start[k] = matrix
             optimised = self.optimise(start, 0, "rigid", [*group, k], only=k)

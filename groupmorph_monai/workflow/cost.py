@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -24,6 +25,7 @@ __all__ = ["RegistrationCost"]
 _ITK_TRANSFORMS_GB = 0.7
 
 
+@dataclass(frozen=True, eq=False)
 class RegistrationCost:
     """Estimate of the main memory (not GPU memory) and of the CPU time of one registration.
 
@@ -32,28 +34,24 @@ class RegistrationCost:
         inferer: inferer of the registration.
         spacing_mm, reference: spacing and reference of the working grid, as for `working_grid`.
         device: device on which the registration runs.
-        products: outputs in addition to the aligned series; None for the defaults.
+        products: outputs in addition to the aligned series.
         initial: initial alignment, as for `AlignInitiald`.
 
     Raises:
         InputError: If no scan has the index ``reference``.
     """
 
-    def __init__(
-        self,
-        scans: Sequence[Grid],
-        inferer: FieldInferer,
-        spacing_mm: float | str | None = "auto",
-        reference: int | None = None,
-        device: torch.device | str = "cpu",
-        products: Products | None = None,
-        initial: str | None = "affine",
-    ):
-        if scans:
-            check_reference(reference, len(scans))
-        self.scans, self.inferer, self.device = list(scans), inferer, torch.device(device)
-        self.spacing_mm, self.reference = spacing_mm, reference
-        self.products, self.initial = products or Products(), initial
+    scans: Sequence[Grid]
+    inferer: FieldInferer
+    spacing_mm: float | str | None = "auto"
+    reference: int | None = None
+    device: torch.device | str = "cpu"
+    products: Products = Products()
+    initial: str | None = "affine"
+
+    def __post_init__(self) -> None:
+        if self.scans:
+            check_reference(self.reference, len(self.scans))
 
     @cached_property
     def grid(self) -> Grid:
@@ -82,7 +80,7 @@ class RegistrationCost:
     @property
     def _all_at_once_gb(self) -> float:
         network_share = self.inferer.passes.share(self.grid.shape)
-        on_cpu, draws = self.device.type == "cpu", bool(self.inferer.draws)
+        on_cpu, draws = torch.device(self.device).type == "cpu", bool(self.inferer.draws)
         return all_at_once_gb(self.scans, self.grid, on_cpu, network_share, bool(self.levels), draws)
 
     @property
@@ -115,9 +113,7 @@ class RegistrationCost:
         spacing = float(self.grid.spacing_mm.min())
         for _ in range(20):
             spacing = math.ceil(11 * spacing) / 10
-            coarser = RegistrationCost(
-                self.scans, self.inferer, spacing, self.reference, self.device, self.products, self.initial
-            )
+            coarser = replace(self, spacing_mm=spacing)
             if min(coarser.grid.shape) < 16:
                 return None
             if coarser._all_at_once_gb <= free_gb:  # scans are streamed only if they do not fit

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.config import KeysCollection
-from monai.transforms import MapTransform
+from monai.transforms import Transform
 
 from ..data.reading.readers import read_image, read_series
 from ..data.series import Frame
@@ -23,8 +22,9 @@ logger = logging.getLogger(__name__)
 KINDS = ("affine", "rigid")
 
 
-class AlignInitiald(MapTransform):
-    """Read a series and align its timepoints by affine or rigid transforms.
+class AlignInitiald(Transform):
+    """Read the item's ``image``, any input of `read_series`, and align its timepoints by affine or rigid transforms.
+    Items without it, which are those of phantoms, do not change.
 
     Adds three entries, see `GroupAffine`: ``initial`` ``(K, 4, 4)``, float64, transforms from the common space to each
     timepoint in RAS mm; ``initial_confidence`` ``(K,)``, below `LEAST_CONFIDENCE` (0.25) where the alignment failed and
@@ -35,7 +35,6 @@ class AlignInitiald(MapTransform):
     first scan; or one per timepoint.
 
     Args:
-        keys: key of the series, ``"image"``, which `read_series` reads.
         kind: ``"affine"`` (12 parameters) or ``"rigid"`` (6) by optimisation; ``"network"`` by a trained network; or
             None or ``"none"`` for no alignment, where the item is unchanged.
         reference: index of the timepoint that defines the common space, with the identity as its transform. None for
@@ -51,7 +50,6 @@ class AlignInitiald(MapTransform):
 
     def __init__(
         self,
-        keys: KeysCollection = "image",
         kind: str | None = "affine",
         reference: int | None = None,
         timepoints: int | None = None,
@@ -59,7 +57,6 @@ class AlignInitiald(MapTransform):
         network: NetworkAffine | None = None,
         storage: Storage = IN_MEMORY,
     ):
-        super().__init__(keys, allow_missing_keys=True)  # phantoms have no files to align
         if kind == "network" and network is None:
             raise InputError(
                 "initial_alignment: expected a model with a network for it, got none; add --overlay models/avsm"
@@ -74,24 +71,22 @@ class AlignInitiald(MapTransform):
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         item = dict(data)
-        if self.aligner is None:
+        if self.aligner is None or "image" not in item:
             return item
-        for key in self.key_iterator(item):
-            item[key] = read_series(item[key], self.timepoints, item.pop("description", None))
-            frames, reference = item[key].frames, self.reference
-            item[key].check_reference(reference)
-            files = item.get("mask") or []
-            files = [files] if isinstance(files, (str, Path)) else files
-            masks: list[Frame | None] = [None] * len(frames)
-            if len(files) == 1:
-                masks[reference or 0] = read_image(files[0], labels=True)
-            elif len(files) == len(frames):  # any other number is reported when the images are loaded
-                masks = [read_image(file, labels=True) for file in files]
-            maps, confidence, polarity = self.aligner(frames, masks)
-            if reference is not None:
-                equals_reference = [torch.equal(m, maps[reference]) for m in maps]
-                maps = maps @ torch.linalg.inv(maps[reference])
-                maps[equals_reference] = torch.eye(4, dtype=torch.float64)  # without rounding errors
-            logger.info("Aligned %d scans by %s transforms.", len(frames), self.kind)
-            item.update(initial=maps, initial_confidence=confidence, polarity=polarity)
-        return item
+        series = read_series(item["image"], self.timepoints, item.pop("description", None))
+        frames, reference = series.frames, self.reference
+        series.check_reference(reference)
+        files = item.get("mask") or []
+        files = [files] if isinstance(files, (str, Path)) else files
+        masks: list[Frame | None] = [None] * len(frames)
+        if len(files) == 1:
+            masks[reference or 0] = read_image(files[0], labels=True)
+        elif len(files) == len(frames):  # any other number is reported when the images are loaded
+            masks = [read_image(file, labels=True) for file in files]
+        maps, confidence, polarity = self.aligner(frames, masks)
+        if reference is not None:
+            equals_reference = [torch.equal(m, maps[reference]) for m in maps]
+            maps = maps @ torch.linalg.inv(maps[reference])
+            maps[equals_reference] = torch.eye(4, dtype=torch.float64)  # without rounding errors
+        logger.info("Aligned %d scans by %s transforms.", len(frames), self.kind)
+        return item | {"image": series, "initial": maps, "initial_confidence": confidence, "polarity": polarity}

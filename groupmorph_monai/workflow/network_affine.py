@@ -21,6 +21,8 @@ from .weights import load_weights, read_weights
 
 __all__ = ["NetworkAffine"]
 
+_LONGEST_SIDE = 36  # voxels of the network's input
+
 
 class NetworkAffine:
     """Align K scans by a trained affine network (AVSM, Section 2.1). Confidence and polarity are those of
@@ -32,7 +34,6 @@ class NetworkAffine:
             raises an error.
         passes: number of passes of the network.
         lower, upper: percentiles of the intensities that are mapped to 0 and 1.
-        voxels: number of voxels along the longest side of the network's input.
     """
 
     def __init__(
@@ -42,23 +43,22 @@ class NetworkAffine:
         passes: int = 7,
         lower: float = 0.1,
         upper: float = 99.9,
-        voxels: int = 36,
     ):
-        self.network, self.missing, self.voxels = network.eval(), None, voxels
+        self.network, self.missing = network.eval(), None
         # Loaded eagerly, so that a cache of aligned series depends on the weights.
         if Path(weights).is_file():
             load_weights(network, weights)
         else:
             self.missing = str(weights)
         self.inferer = RegistrationInferer(GeodesicMeanAlignment(), AffineFlow(), NetworkPasses(passes))
-        self.scale = ScalePercentilesd("image", lower, upper)
+        self.scale = ScalePercentilesd(lower, upper)
 
     def __call__(self, frames: Sequence[Frame], masks: Sequence[Frame | None] | None = None) -> AffineAlignment:
         """Align ``frames``, K volumes on any grids. ``masks`` apply to the confidence only, not to the network."""
         if self.missing:
             read_weights(self.missing)
         grid = working_grid([frame.grid for frame in frames], None)
-        grid = grid.at_spacing(torch.full((3,), float(grid.extent_mm.max()) / self.voxels, dtype=torch.float64))
+        grid = grid.at_spacing(torch.full((3,), float(grid.extent_mm.max()) / _LONGEST_SIDE, dtype=torch.float64))
         image, coverage = resample_series(Series(tuple(frames)), grid)
         scaled = self.scale({"image": image.as_tensor(), "coverage": coverage})["image"]
         return GroupAffine().assess(self._maps(scaled, coverage, grid), frames, masks)

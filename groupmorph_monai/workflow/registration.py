@@ -5,8 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from monai.config import KeysCollection
-from monai.transforms import MapTransform
+from monai.transforms import Transform
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -65,35 +64,29 @@ def lattice_fields(registration: Mapping[str, Any], size: Sequence[int]) -> tupl
     return Field(ddf, size, registration["step"]), Field(inverse_ddf, size, registration["step"])
 
 
-class ComposeTransformsd(MapTransform):
-    """Add ``transforms``, the K transforms from the common space to each timepoint in RAS mm, to a registration of the
-    item's ``image`` ``(K, *S)``.
+class ComposeTransformsd(Transform):
+    """Add ``transforms``, the K transforms from the common space to each timepoint in RAS mm, to ``pred``, the
+    registration of the item's ``image`` ``(K, *S)``.
 
     The fields are unchanged; writers and metrics evaluate the transforms on their own grids or points. If the
     registration has ``ddf_std``, ``std_mm`` ``(K, *S)`` is added: the root of the trace of the displacement's
     covariance.
 
     Args:
-        keys: key of the registration, ``"pred"``.
         storage: where the fields are kept.
     """
 
-    def __init__(self, keys: KeysCollection = "pred", storage: Storage = IN_MEMORY):
-        super().__init__(keys)
+    def __init__(self, storage: Storage = IN_MEMORY):
         self.storage = storage
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        item = dict(data)
-        affine = torch.as_tensor(item["affine"]).double().cpu()
-        initial = item.get("initial")
-        for key in self.key_iterator(item):
-            fields = dict(item[key])
-            both = lattice_fields(fields, item["image"].shape[1:])
-            fields["transforms"] = timepoint_transforms(*both, affine, initial, self.storage)
-            if "ddf_std" in fields:
-                fields["std_mm"] = _std_mm(fields["ddf_std"], affine, initial)
-            item[key] = fields
-        return item
+        affine = torch.as_tensor(data["affine"]).double().cpu()
+        fields, initial = dict(data["pred"]), data.get("initial")
+        both = lattice_fields(fields, data["image"].shape[1:])
+        fields["transforms"] = timepoint_transforms(*both, affine, initial, self.storage)
+        if "ddf_std" in fields:
+            fields["std_mm"] = _std_mm(fields["ddf_std"], affine, initial)
+        return {**data, "pred": fields}
 
 
 def _std_mm(std: Tensor, affine: Tensor, initial: Tensor | None) -> Tensor:

@@ -22,7 +22,7 @@ def children():
     return [int(name) for name in os.listdir("/proc") if name.isdigit() and parent_of(name) == os.getpid()]
 
 
-def test_rows_are_measured_beside_as_many_busy_processes(monkeypatch):
+def test_rows_are_measured_beside_as_many_busy_processes(monkeypatch, capsys):
     beside, idle = [], len(children())
 
     def measure(method, images):
@@ -30,10 +30,11 @@ def test_rows_are_measured_beside_as_many_busy_processes(monkeypatch):
         return [], 2.0 + len(beside), 1.0
 
     monkeypatch.setattr(module, "measure", measure)
-    lines = []
-    rows = module.contention(None, cores=2, size=(16, 16, 16), progress=lines.append)
+    rows = module.contention(None, cores=2, size=(16, 16, 16))
     assert beside == [0, 2, 4] and len(children()) == idle
-    assert [row["times as long"] for row in rows] == pytest.approx([1, 4 / 3, 5 / 3]) and len(lines) == 3
+    assert [row["times as long"] for row in rows] == pytest.approx([1, 4 / 3, 5 / 3]) and len(
+        capsys.readouterr().out.splitlines()
+    ) == 3
 
 
 def test_busy_processes_end_with_what_they_disturb():

@@ -59,7 +59,7 @@ def test_the_table_tells_who_claims_too_much_and_an_interrupted_run_goes_on(tmp_
     monkeypatch.setattr(module, "make_phantom", phantom)
     monkeypatch.setattr(module, "_NEWTON_STEPS", 1)  # white fields have no common point to go to
     methods = {"bold": Method(0.05), "honest": Method(0.2)}
-    rows = reliability(methods, tmp_path, [1, 2], (2, 3), (0.02,), progress=lambda line: None)
+    rows = reliability(methods, tmp_path, [1, 2], (2, 3), (0.02,))
     assert [(row["method"], row["K"], row["cases"]) for row in rows] == [
         ("bold", 2, 2), ("bold", 3, 2), ("honest", 2, 2), ("honest", 3, 2)
     ]  # fmt: skip
@@ -67,5 +67,5 @@ def test_the_table_tells_who_claims_too_much_and_an_interrupted_run_goes_on(tmp_
     assert all(row["of 90 %"] == pytest.approx(90, abs=1) for row in rows[2:])
     assert rows[2]["mean standard deviation, voxels"] == pytest.approx(0.2 / 2**0.5)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["reliability.jsonl", "reliability.png"]
-    again = reliability(methods, tmp_path, [1, 2, 3], (2, 3), (0.02,), progress=lambda line: None)
+    again = reliability(methods, tmp_path, [1, 2, 3], (2, 3), (0.02,))
     assert methods["bold"].calls == 6 and [row["cases"] for row in again] == [3] * 4

@@ -101,8 +101,8 @@ def test_only_the_cases_of_a_run_are_tabulated(tmp_path, monkeypatch):
     monkeypatch.setattr(BundleMethod, "prepare_item", lambda self: lambda series: {})
     monkeypatch.setattr("groupmorph_monai.benchmarks.verdicts.measure_case", lambda item, case: {"folding_percent": 0})
     method = BundleMethod([], "")
-    assert [row["series"] for row in verdicts(method, tmp_path, [good, bad], lambda line: None)[-2:]] == [1, 1]
-    assert [row["series"] for row in verdicts(method, tmp_path, [bad], lambda line: None)[-2:]] == [0, 1]
+    assert [row["series"] for row in verdicts(method, tmp_path, [good, bad])[-2:]] == [1, 1]
+    assert [row["series"] for row in verdicts(method, tmp_path, [bad])[-2:]] == [0, 1]
 
 
 @pytest.mark.slow

@@ -90,7 +90,9 @@ def test_transforms_of_itk_take_the_memory_of_its_modules():
 def test_time_is_of_the_steps_in_units_of_this_machine(monkeypatch):
     monkeypatch.setattr(processor_time, "_seconds_per_unit", lambda: 1e-8)
 
-    def seconds(timepoints=4, products=None, initial="affine", **options):
+    nothing = Products()
+
+    def seconds(timepoints=4, products=nothing, initial="affine", **options):
         scans = series(timepoints, (96, 96, 64))
         return RegistrationCost(scans, inferer(**options), products=products, initial=initial).time.seconds
 

@@ -158,7 +158,7 @@ def open_cluster(args: argparse.Namespace, resources: Resources) -> "Cluster":
 
 
 def _submit_jobs(cluster: Any, number: int) -> None:
-    """Submit jobs, and wait for the queue's answers: `scale` leaves them to another thread, where failures are lost.
+    """Submit jobs, and wait for the queue's answers: with `scale` alone, failures are lost in another thread.
 
     Raises:
         RuntimeError: If the queue rejects a job; the others are cancelled.
@@ -166,11 +166,15 @@ def _submit_jobs(cluster: Any, number: int) -> None:
     for _ in range(number):
         cluster.worker_spec.update(cluster.new_worker_spec())
     try:
-        cluster.sync(cluster._correct_state)
+        cluster.sync(_started, cluster)
     except RuntimeError:
         with suppress(AssertionError):  # `close` expects that every job has once been running
             cluster.close()
         raise
+
+
+async def _started(cluster: "Cluster") -> None:
+    await cluster
 
 
 def _job(args: argparse.Namespace, resources: Resources) -> Mapping[str, object]:

@@ -10,6 +10,7 @@ from monai.bundle import ConfigParser
 
 from ...errors import InputError
 from ...workflow.parsed_config import parsed_config
+from ...workflow.weights import load_weights
 from ..arguments import make_parser
 from ..registration_options import registration
 from ..run import checked_run
@@ -32,17 +33,19 @@ def run_cohort(args: argparse.Namespace) -> int:
         Exit code: 3 if any series failed, else 0.
 
     Raises:
-        InputError: If the manifest or the output folder is invalid, before any registration.
+        InputError: If the shared options, the manifest or the output folder are invalid, before any registration.
     """
+    options = register_options(args)
+    parser = _config({**options, "files": []})
+    load_weights(parser.get_parsed_content("network_def"), parser.get_parsed_content("weights"))
     check_installed(args)
     series = read_manifest(args.manifest, args.output, args.reference)
     cohort = CohortFolder(Path(args.output).resolve())
-    options = register_options(args)
     settings = settings_hash(options)
     jobs = [registration_job(series_row, options, cohort, settings) for series_row in series]
     for job in jobs:
         _check_options(args.manifest, job)
-    _check_outputs(args.manifest, jobs)
+    _check_outputs(args.manifest, jobs, parser)
     return run_study(args, Study(cohort, jobs, REGISTRATIONS, _memory_gb))
 
 
@@ -67,9 +70,8 @@ def _check_options(manifest: str, job: Job) -> None:
         raise InputError(f"{manifest}: {job['name']}: {error}; nothing was registered") from None
 
 
-def _check_outputs(manifest: str, jobs: Sequence[Job]) -> None:
+def _check_outputs(manifest: str, jobs: Sequence[Job], parser: ConfigParser) -> None:
     """Refuse outputs that cannot be written for one of the series."""
-    parser = _config(jobs[0])
     dicom, kinetics = (parser.get_parsed_content(name) for name in ("write_dicom", "write_kinetics"))
     for job in jobs:
         try:
@@ -78,13 +80,14 @@ def _check_outputs(manifest: str, jobs: Sequence[Job]) -> None:
             raise InputError(f"{manifest}: {job['name']}: {error}; nothing was registered") from None
 
 
-def _config(job: Job) -> ConfigParser:
-    positional, options = registration(argparse.Namespace(**job["arguments"]))
+def _config(arguments: Mapping[str, Any]) -> ConfigParser:
+    """Parse the configs of `groupmorph register` with these options."""
+    positional, options = registration(argparse.Namespace(**arguments))
     return parsed_config(*checked_run(*positional, **options))
 
 
 def _memory_gb(job: Job) -> float:
-    parser = _config(job)
+    parser = _config(job["arguments"])
     cost = parser.get_parsed_content("cost_by_headers")
     return (cost if cost.scans else parser.get_parsed_content("cost")).memory_gb
 

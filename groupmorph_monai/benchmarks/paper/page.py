@@ -80,7 +80,8 @@ def write_page(
     """
     titles = {NONE: "No registration", TRUTH: "Truth", **{name: row.title for name, row in rows.items()}}
     table, differences = means(cells), paired_differences(cells, against)
-    write_csv([_flat(cell) for cell in cells], output / "paper.csv")
+    rows_of_cells = [{"series": c.case, "method": c.method, "status": c.status, **c.numbers} for c in cells]
+    write_csv(rows_of_cells, output / "paper.csv")
     write_csv(differences, output / "paper_differences.csv")
     draw_slices(cells, titles, output / "paper_slices.png")
     boxes = draw_landmarks(cells, titles, output / "paper_landmarks.png")
@@ -143,10 +144,6 @@ def expectations(table: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Meth
 
 def _holds(true: bool) -> str:
     return "Holds" if true else "Does not hold"
-
-
-def _flat(cell: Cell) -> dict[str, object]:
-    return {"series": cell.case, "method": cell.method, "status": cell.status, **cell.numbers}
 
 
 def _measured(title: str, row: Mapping[str, Any]) -> list[str]:

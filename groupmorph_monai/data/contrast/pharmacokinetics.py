@@ -69,21 +69,19 @@ def spgr_signal(
     concentration_mmol: ArrayLike,
     t10_s: float,
     proton_density: float = 1.0,
-    relaxivity: float = RELAXIVITY,
-    repetition_time_s: float = REPETITION_TIME_S,
     flip_angle_deg: float = FLIP_ANGLE_DEG,
 ) -> NDArray[np.float64]:
-    """Compute the steady-state signal of a spoiled gradient echo, without T2* decay, as for an echo time of 2 ms.
+    """Compute the steady-state signal of a spoiled gradient echo with a repetition time of 5 ms, without T2* decay, as
+    for an echo time of 2 ms.
 
     Args:
         concentration_mmol: concentration of the contrast agent, mmol/l.
         t10_s: native T1 of the tissue.
         proton_density: factor of the signal.
-        relaxivity: relaxivity of the agent, 1/(s mmol/l).
-        repetition_time_s, flip_angle_deg: parameters of the sequence.
+        flip_angle_deg: flip angle of the sequence.
     """
-    rate = 1 / t10_s + relaxivity * np.asarray(concentration_mmol, dtype=float)
-    e1 = np.exp(-repetition_time_s * rate)
+    rate = 1 / t10_s + RELAXIVITY * np.asarray(concentration_mmol, dtype=float)
+    e1 = np.exp(-REPETITION_TIME_S * rate)
     angle = np.deg2rad(flip_angle_deg)
     return proton_density * np.sin(angle) * (1 - e1) / (1 - np.cos(angle) * e1)
 

@@ -3,7 +3,7 @@
 Positions and directions are in DICOM's LPS mm, and are converted to RAS in `geometry`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -148,6 +148,10 @@ class Plane:
     protocol: tuple[tuple[str, ...], ...]
     diffusion: Diffusion
     scaling: Scaling
+
+    def protocol_without(self, names: Collection[str]) -> tuple[tuple[str, ...], ...]:
+        """Return the protocol without the parameters of these classic names."""
+        return tuple(values for (name, *_), values in zip(PROTOCOL, self.protocol) if name not in names)
 
     def number(self, name: str) -> float | None:
         """Read a number of the protocol by its classic name, such as RepetitionTime; None if it is missing."""

@@ -47,7 +47,7 @@ def _item(transform: Transform, planes: Sequence[Plane], volume: Grid) -> Datase
     """Describe one timepoint: its images, and the transform to them."""
     before, after = np.eye(4), np.eye(4)
     dense: DenseTransform | None = None
-    for part in transform.transforms if isinstance(transform, ComposedTransform) else [transform]:
+    for part in ComposedTransform(transform).transforms:
         if isinstance(part, AffineTransform):
             matrix = LPS_TO_RAS @ part.matrix.numpy() @ LPS_TO_RAS
             before, after = (matrix @ before, after) if dense is None else (before, matrix @ after)

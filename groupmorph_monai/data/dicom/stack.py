@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import InputError
 from .geometry import SAME_PLACE_MM, depth, evenly_spaced
 from .order import Volume
-from .plane import PROTOCOL, Plane, Source
+from .plane import Plane, Source
 from .prospective_motion import gaps_mm, may_show_same_anatomy, slices_at_a_place
 from .split import separate_aborted, split_volumes
 
@@ -78,10 +78,7 @@ class Stack:
         other scan options, as a scan before the contrast agent may have, or times that the scanner adapted. Other
         fields of view of a CT are reconstructions. Stacks of one source are a scan and its aborted volume."""
         source, reference = self.source, other.source
-        protocols = [
-            [values for names, values in zip(PROTOCOL, stack.planes[0].protocol) if names[0] not in _ADAPTED]
-            for stack in (self, other)
-        ]
+        protocols = [stack.planes[0].protocol_without(_ADAPTED) for stack in (self, other)]
         numbers = zip(self._adapted, other._adapted)
         return (
             (source.examination, self._contents) == (reference.examination, other._contents)
@@ -187,9 +184,7 @@ def _join_slices(stacks: Sequence[Stack]) -> list[Stack]:
     for stack in sorted(stacks, key=lambda stack: stack.source.number):
         source, number = stack.source, stack.timepoints
         # The repetition time may follow the heart rate.
-        protocol = tuple(
-            values for names, values in zip(PROTOCOL, stack.planes[0].protocol) if "RepetitionTime" not in names
-        )
+        protocol = stack.planes[0].protocol_without(["RepetitionTime"])
         alike = source.examination, source.image_type, source.echo_time_ms, source.raster, protocol, number
         groups[alike if number == len(stack.planes) and _shows_a_heartbeat(stack) else stack].append(stack)
     joined: list[Stack] = []

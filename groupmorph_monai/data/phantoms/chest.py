@@ -114,13 +114,13 @@ class Breath:
         wide, deep = self._widened(z)
         return wide * deep * (self.cavity.scale(template_z) / scale) ** 2 * (1 - lift * _slope(z))
 
-    def from_template(self, points: Tensor, iterations: int = 80) -> Tensor:
+    def from_template(self, points: Tensor) -> Tensor:
         """Map points of the template, ``(3, *P)``, to the phase: the inverse of ``contents``."""
         x, y, template_z = points
         scale = self.cavity.scale(template_z)
         u, v = x / scale, y / scale
         lift, z = self._lift(u, v), template_z
-        for _ in range(iterations):  # a contraction by less than 0.6
+        for _ in range(80):  # a contraction by less than 0.6
             z = template_z + lift * _rise(z)
         wide, deep = self._widened(z)
         scale = self.cavity.scale(z)

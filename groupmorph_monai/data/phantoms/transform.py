@@ -4,9 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform
+from monai.transforms import Transform
 
 from ...space.grid import transform_points
 from .affine_phantom import make_affine_phantom
@@ -27,17 +26,11 @@ PHANTOMS: dict[str, Callable[..., dict[str, torch.Tensor]]] = {
 }
 
 
-class MakePhantomd(MapTransform):
+class MakePhantomd(Transform):
     """Generate the phantom whose arguments an item contains, under one of the names in `PHANTOMS`, with the keys that
     `LoadSeriesd` gives a series: ``image``, ``coverage``, ``affine``, ``landmarks``, ``times`` and, for phantoms with
     lesions or other structures, ``labels``. Other items do not change.
-
-    Args:
-        keys: key of the series, ``"image"``.
     """
-
-    def __init__(self, keys: KeysCollection = "image"):
-        super().__init__(keys, allow_missing_keys=True)
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         item = dict(data)
@@ -45,7 +38,7 @@ class MakePhantomd(MapTransform):
             series = PHANTOMS[name](**item.pop(name))
             affine, volumes = series["affine"], series["image"]
             item |= {
-                self.keys[0]: MetaTensor(volumes, affine=affine),
+                "image": MetaTensor(volumes, affine=affine),
                 "coverage": torch.ones(volumes.shape),
                 "affine": affine,
                 "landmarks": transform_points(affine, series["landmarks"]),

@@ -18,29 +18,26 @@ __all__ = ["RandAffineMotiond", "RandContrastd", "RandMotiond", "RandSurfaced", 
 _CELLS_VOXELS = (12.0, 40.0)  # minimum and maximum distance of the control points of random motion
 
 
-class RandSurfaced(MapTransform, RandomizableTransform):
-    """Convert label maps to surfaces: ``surface_points`` ``(K, P, 3)``, random points in voxel coordinates on the faces
-    between a structure and its surroundings, and ``surface_distance`` ``(K, *S)``, the signed distance map of these
-    faces in voxels, negative inside (VoxelMorph-diff, Section 3.1).
+class RandSurfaced(RandomizableTransform):
+    """Replace the item's ``labels`` ``(K, *S)`` by surfaces: ``surface_points`` ``(K, P, 3)``, random points in voxel
+    coordinates on the faces between a structure and its surroundings, and ``surface_distance`` ``(K, *S)``, the signed
+    distance map of these faces in voxels, negative inside (VoxelMorph-diff, Section 3.1).
 
     Args:
-        keys: keys of label maps ``(K, *S)``, which are removed from the item.
         structure: the label; None for all labels above 0.
         points: P.
     """
 
-    def __init__(self, keys: KeysCollection = "labels", structure: int | None = None, points: int = 5000):
-        MapTransform.__init__(self, keys)
-        RandomizableTransform.__init__(self)
+    def __init__(self, structure: int | None = None, points: int = 5000):
+        super().__init__()
         self.structure, self.points = structure, points
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         item = dict(data)
-        for key in self.key_iterator(item):
-            labels = np.asarray(item.pop(key))
-            inside = labels == self.structure if self.structure is not None else labels > 0
-            surfaces = [self._surface(structure) for structure in inside]
-            item["surface_points"], item["surface_distance"] = (torch.stack(parts) for parts in zip(*surfaces))
+        labels = np.asarray(item.pop("labels"))
+        inside = labels == self.structure if self.structure is not None else labels > 0
+        surfaces = [self._surface(structure) for structure in inside]
+        item["surface_points"], item["surface_distance"] = (torch.stack(parts) for parts in zip(*surfaces))
         return item
 
     def _surface(self, inside: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
@@ -105,39 +102,30 @@ def _stretched(points: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     return torch.nn.functional.interpolate(points, size, mode="trilinear", align_corners=True)
 
 
-class RandMotiond(MapTransform, RandomizableTransform):
-    """Apply random smooth motion to every timepoint of a series and rescale the whole series, to train a network on
-    finer and coarser motion and texture than the data set has.
+class RandMotiond(RandomizableTransform):
+    """Apply random smooth motion to every timepoint of the item's ``image`` ``(K, *S)`` and rescale the whole series,
+    to train a network on finer and coarser motion and texture than the data set has.
 
     Args:
-        keys: keys of series ``(K, *S)``.
         prob: probability of moving and rescaling a series.
         motion_voxels: maximum displacement.
         zoom: maximum scale factor, drawn for each axis; the minimum is its inverse.
     """
 
-    def __init__(
-        self,
-        keys: KeysCollection = "image",
-        prob: float = 0.8,
-        motion_voxels: float = 4.0,
-        zoom: float = 1.5,
-    ):
-        MapTransform.__init__(self, keys)
-        RandomizableTransform.__init__(self, prob)
+    def __init__(self, prob: float = 0.8, motion_voxels: float = 4.0, zoom: float = 1.5):
+        super().__init__(prob)
         self.motion_voxels, self.zoom = motion_voxels, zoom
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         item = dict(data)
-        for key in self.key_iterator(item):
-            if self.R.rand() < self.prob:
-                series = torch.as_tensor(item[key])
-                shape = [-1, *[1] * (series.dim() - 1)]
-                scale = self.zoom ** self.R.uniform(-1, 1, series.dim() - 1)
-                centre = torch.tensor([(n - 1) / 2 for n in series.shape[1:]]).view(shape)
-                resize = (voxel_grid(series.shape[1:], series) - centre) * torch.as_tensor(1 / scale - 1).view(shape)
-                warped = [displace(x[None, None], (resize + self._motion(x)).to(x)[None]) for x in series]
-                item[key] = torch.cat(warped)[:, 0]
+        if self.R.rand() < self.prob:
+            series = torch.as_tensor(item["image"])
+            shape = [-1, *[1] * (series.dim() - 1)]
+            scale = self.zoom ** self.R.uniform(-1, 1, series.dim() - 1)
+            centre = torch.tensor([(n - 1) / 2 for n in series.shape[1:]]).view(shape)
+            resize = (voxel_grid(series.shape[1:], series) - centre) * torch.as_tensor(1 / scale - 1).view(shape)
+            warped = [displace(x[None, None], (resize + self._motion(x)).to(x)[None]) for x in series]
+            item["image"] = torch.cat(warped)[:, 0]
         return item
 
     def _motion(self, volume: torch.Tensor) -> torch.Tensor:
@@ -154,11 +142,11 @@ class RandMotiond(MapTransform, RandomizableTransform):
         return field * min(1.0, 0.4 / steepest)
 
 
-class RandAffineMotiond(MapTransform, RandomizableTransform):
-    """Apply a random affine transform to every timepoint of a series, to train an affine network.
+class RandAffineMotiond(RandomizableTransform):
+    """Apply a random affine transform to every timepoint of the item's ``image`` ``(K, *S)``, to train an affine
+    network.
 
     Args:
-        keys: keys of series ``(K, *S)``.
         prob: probability of moving a series.
         rotation_radians: maximum rotation about each axis.
         shift_voxels: maximum shift along each axis.
@@ -167,14 +155,12 @@ class RandAffineMotiond(MapTransform, RandomizableTransform):
 
     def __init__(
         self,
-        keys: KeysCollection = "image",
         prob: float = 1.0,
         rotation_radians: float = 0.35,
         shift_voxels: float = 20.0,
         scale: float = 0.1,
     ):
-        MapTransform.__init__(self, keys)
-        RandomizableTransform.__init__(self, prob)
+        super().__init__(prob)
         self.move = RandAffine(
             prob=1.0,
             rotate_range=[rotation_radians] * 3,
@@ -187,17 +173,17 @@ class RandAffineMotiond(MapTransform, RandomizableTransform):
         item = dict(data)
         if self.R.rand() < self.prob:
             self.move.set_random_state(int(self.R.randint(2**31)))
-            for key in self.key_iterator(item):
-                item[key] = torch.cat([torch.as_tensor(self.move(x[None])) for x in torch.as_tensor(item[key])])
+            series = torch.as_tensor(item["image"])
+            item["image"] = torch.cat([torch.as_tensor(self.move(x[None])) for x in series])
         return item
 
 
-class RandContrastd(MapTransform, RandomizableTransform):
-    """Change the contrast of every timepoint of a series in [0, 1] by a random intensity curve, bias field and noise,
-    so that a network does not rely on one kind of contrast (after SynthMorph, Hoffmann et al. 2022).
+class RandContrastd(RandomizableTransform):
+    """Change the contrast of every timepoint of the item's ``image`` ``(K, *S)``, intensities in [0, 1], by a random
+    intensity curve, bias field and noise, so that a network does not rely on one kind of contrast (after SynthMorph,
+    Hoffmann et al. 2022).
 
     Args:
-        keys: keys of series ``(K, *S)``.
         prob: probability of changing a timepoint; the other timepoints stay bit-identical.
         curve_prob: probability of a new intensity curve for a changed timepoint.
         control_points: number of segments of the curve, which is piecewise linear and need not be monotone.
@@ -208,7 +194,6 @@ class RandContrastd(MapTransform, RandomizableTransform):
 
     def __init__(
         self,
-        keys: KeysCollection = "image",
         prob: float = 1.0,
         curve_prob: float = 0.7,
         control_points: int = 6,
@@ -216,17 +201,14 @@ class RandContrastd(MapTransform, RandomizableTransform):
         bias: float = 0.4,
         noise: float = 0.04,
     ):
-        MapTransform.__init__(self, keys)
-        RandomizableTransform.__init__(self, prob)
+        super().__init__(prob)
         self.curve_prob, self.control_points, self.change = curve_prob, control_points, change
         self.bias, self.noise = bias, noise
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        item = dict(data)
-        for key in self.key_iterator(item):
-            series = torch.as_tensor(item[key])
-            item[key] = torch.stack([self._vary(x) if self.R.rand() < self.prob else x for x in series])
-        return item
+        series = torch.as_tensor(data["image"])
+        varied = torch.stack([self._vary(x) if self.R.rand() < self.prob else x for x in series])
+        return {**data, "image": varied}
 
     def _vary(self, volume: torch.Tensor) -> torch.Tensor:
         curve = torch.as_tensor(self.R.rand(self.control_points + 1), dtype=volume.dtype)

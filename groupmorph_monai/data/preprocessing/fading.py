@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import nibabel as nib
 import numpy as np
 import torch
-from monai.config import KeysCollection
-from monai.transforms import MapTransform
+from monai.transforms import Transform
 from nibabel.orientations import apply_orientation, ornt_transform
 from scipy import sparse
 from torch import Tensor
@@ -38,28 +37,25 @@ _LEAST_SAMPLES = 0.02  # minimum number of samples in the last slice, as a share
 _LEAST_GAIN = 0.2  # slices with a lower gain are not measured, as noise prevails in them
 
 
-class CorrectFadingd(MapTransform):
+class CorrectFadingd(Transform):
     """Divide scans by the gain of slices that fade towards the ends of an axis, as at the ends of the slab excited in
     3D MRI. This gain is fixed to the scanner while the tissue moves, so that the end of the slab would be registered
     instead of the tissue. Slices with less than a fifth of the signal are marked as not measured.
 
-    Series without such slices are unchanged, see `end_gains`.
+    The item's ``image`` is a `Series`, and ``initial`` ``(K, 4, 4)`` are affine transforms that align its scans. Items
+    without them and series without such slices are unchanged, see `end_gains`.
 
     Args:
-        keys: key of the series, ``"image"``, a `Series`. Nothing changes without the item's ``initial`` ``(K, 4, 4)``,
-            affine transforms that align the scans.
         storage: where to keep the result.
     """
 
-    def __init__(self, keys: KeysCollection = "image", storage: Storage = IN_MEMORY):
-        super().__init__(keys, allow_missing_keys=True)
+    def __init__(self, storage: Storage = IN_MEMORY):
         self.storage = storage
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         item = dict(data)
-        if "initial" in item:
-            for key in self.key_iterator(item):
-                item[key] = self._corrected(item[key], item["initial"])
+        if {"image", "initial"} <= item.keys():
+            item["image"] = self._corrected(item["image"], item["initial"])
         return item
 
     def _corrected(self, series: Series, initial: Tensor) -> Series:

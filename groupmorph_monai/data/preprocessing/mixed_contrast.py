@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.config import KeysCollection
-from monai.transforms import MapTransform
+from monai.transforms import Transform
 from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
@@ -30,39 +29,38 @@ _BINS = 32  # of intensities in [0, 1]
 _LEAST_VOXELS = 8  # minimum number of voxels in a bin; the curve is interpolated over bins with fewer
 
 
-class MatchContrastd(MapTransform):
+class MatchContrastd(Transform):
     """Map intensities of timepoints to the contrast of the majority if theirs is inverted in a part of the body, such
     as T2 among T1, where fluid is inverted but air is not. Written images keep their intensities.
+
+    The timepoints of the item's ``image`` ``(K, *S)``, intensities in [0, 1], are affinely aligned; ``coverage``
+    ``(K, *S)`` marks the voxels that count.
 
     A likelihood that compares volumes with a common template needs one contrast. The curve of a timepoint is the mean
     intensity of the majority at each of its intensities. `MatchPolarityd` inverts whole volumes exactly; this transform
     changes nothing afterwards if no contrast is mixed.
 
     Args:
-        keys: keys of affinely aligned series ``(K, *S)``, intensities in [0, 1]; the item's ``coverage`` ``(K, *S)``
-            marks the voxels that count.
         storage: where to keep the result.
     """
 
-    def __init__(self, keys: KeysCollection = "image", storage: Storage = IN_MEMORY):
-        super().__init__(keys)
+    def __init__(self, storage: Storage = IN_MEMORY):
         self.storage = storage
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         item = dict(data)
-        for key in self.key_iterator(item):
-            series, coverage = item[key], item.get("coverage")
-            curves = intensity_curves(partial(self._coarse, series, coverage), len(series))
-            if curves:
-                logger.info(
-                    "The contrast of timepoints %s is partly inverted; their intensities are mapped to the contrast "
-                    "of the others to estimate the motion",
-                    ", ".join(map(str, curves)),
-                )
-                table = torch.full((len(series), _BINS + 1), torch.nan)
-                for k, curve in curves.items():
-                    table[k] = curve
-                item[key] = self.storage.map(_mapped, table, series, dim=0)
+        series, coverage = item["image"], item.get("coverage")
+        curves = intensity_curves(partial(self._coarse, series, coverage), len(series))
+        if curves:
+            logger.info(
+                "The contrast of timepoints %s is partly inverted; their intensities are mapped to the contrast "
+                "of the others to estimate the motion",
+                ", ".join(map(str, curves)),
+            )
+            table = torch.full((len(series), _BINS + 1), torch.nan)
+            for k, curve in curves.items():
+                table[k] = curve
+            item["image"] = self.storage.map(_mapped, table, series, dim=0)
         return item
 
     def _coarse(self, series: Tensor, coverage: Tensor | None, k: int) -> tuple[Tensor, Tensor]:

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform
+from monai.transforms import Transform
 
 from ...errors import InputError
 from ...space.grid import Grid
@@ -30,12 +29,13 @@ _LEAST_MASKED = 8  # minimum number of voxels in a mask, the same as of voxels t
 _MASKED_WELL = 16**3  # voxels of a mask; with fewer, only the finest level of the default refinement has enough
 
 
-class ClipSeriesd(MapTransform):
+class ClipSeriesd(Transform):
     """Read the series of an item and clip intensities below ``least``, as scanners use arbitrary fill values.
 
+    The item's ``image`` is a `Series`, or any input of `read_series`, which also gets the item's ``description``.
+    Items without it, which are those of phantoms, do not change.
+
     Args:
-        keys: key of the series, ``"image"``: a `Series`, or any input of `read_series`, which also gets the item's
-            ``description``. Phantoms do not have it.
         least: minimum intensity in the files' units, which each scan must exceed; None leaves the series unchanged.
         timepoints: number of timepoints that the network requires; None for any.
         storage: where to keep the result.
@@ -43,33 +43,29 @@ class ClipSeriesd(MapTransform):
 
     def __init__(
         self,
-        keys: KeysCollection = "image",
         least: float | None = None,
         timepoints: int | None = None,
         storage: Storage = IN_MEMORY,
     ):
-        super().__init__(keys, allow_missing_keys=True)
         self.least, self.timepoints, self.storage = least, timepoints, storage
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         item = dict(data)
-        if self.least is None:
+        if self.least is None or "image" not in item:
             return item
-        for key in self.key_iterator(item):
-            series = read_series(item[key], self.timepoints, item.pop("description", None))
-            for frame in series.frames:
-                if frame.data.max() <= self.least:
-                    raise InputError(
-                        f"intensity_least: expected less than {frame.data.max():g}, the maximum intensity of "
-                        f"{frame.path}, got {self.least:g}; choose a smaller value"
-                    )
-            clipped = (self.storage.keep(np.maximum(frame.data, self.least)) for frame in series.frames)
-            frames = [replace(frame, data=data) for frame, data in zip(series.frames, clipped)]
-            item[key] = replace(series, frames=tuple(frames))
-        return item
+        series = read_series(item["image"], self.timepoints, item.pop("description", None))
+        for frame in series.frames:
+            if frame.data.max() <= self.least:
+                raise InputError(
+                    f"intensity_least: expected less than {frame.data.max():g}, the maximum intensity of "
+                    f"{frame.path}, got {self.least:g}; choose a smaller value"
+                )
+        clipped = (self.storage.keep(np.maximum(frame.data, self.least)) for frame in series.frames)
+        frames = [replace(frame, data=data) for frame, data in zip(series.frames, clipped)]
+        return item | {"image": replace(series, frames=tuple(frames))}
 
 
-class LoadSeriesd(MapTransform):
+class LoadSeriesd(Transform):
     """Load one series onto the working grid: ``image`` ``(K, *S)``; ``coverage`` ``(K, *S)``, 1 inside a scan's field
     of view and 0 outside; the ``affine`` ``(4, 4)`` of the grid, voxels to RAS mm; ``one_header``, whether all scans
     share one grid; and ``times`` ``(K,)``, in seconds, or the indices of the timepoints if the times are unknown.
@@ -84,7 +80,6 @@ class LoadSeriesd(MapTransform):
     - ``labels``, one label map per timepoint, become ``(K, *S)``.
 
     Args:
-        keys: key of the series, ``"image"``.
         spacing_mm: working spacing, as for `working_grid`.
         timepoints: number of timepoints that the network requires; None for any.
         reference: index of the scan to which the others are aligned; None for their common mean.
@@ -93,27 +88,24 @@ class LoadSeriesd(MapTransform):
 
     def __init__(
         self,
-        keys: KeysCollection = "image",
         spacing_mm: Sequence[float] | float | str | None = None,
         timepoints: int | None = None,
         reference: int | None = None,
         storage: Storage = IN_MEMORY,
     ):
-        super().__init__(keys, allow_missing_keys=True)
         self.spacing_mm, self.timepoints, self.reference = spacing_mm, timepoints, reference
         self.storage = storage
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         item = dict(data)
-        key = self.keys[0]
-        if key not in item:
+        if "image" not in item:
             return item
         maps = {name: item.pop(name) for name in ("mask", "labels") if name in item}
-        series = read_series(item[key], self.timepoints, item.pop("description", None))
+        series = read_series(item["image"], self.timepoints, item.pop("description", None))
         series.check_reference(self.reference)
         initial = item.get("initial")
         grid = working_grid([frame.grid for frame in series.frames], self.spacing_mm, self.reference, initial)
-        item[key], item["coverage"] = resample_series(series, grid, initial, self.storage)
+        item["image"], item["coverage"] = resample_series(series, grid, initial, self.storage)
         item["affine"] = grid.affine
         first, *rest = (frame.grid.canonical() for frame in series.frames)
         item["one_header"] = all(each.matches(first, SAME_GRID_MM) for each in rest)
@@ -175,8 +167,8 @@ class LoadSeriesd(MapTransform):
             )
 
 
-class ScalePercentilesd(MapTransform):
-    """Map two percentiles of the intensities to 0 and 1, and clip.
+class ScalePercentilesd(Transform):
+    """Map two percentiles of the intensities of the item's ``image`` ``(K, *S)`` to 0 and 1, and clip.
 
     Percentiles exclude voxels outside the field of view, if the item has ``coverage`` ``(K, *S)``, which is above 0.5
     inside; and the background of masked scans, where more than 1 % of the voxels equal the minimum. If the two
@@ -186,7 +178,6 @@ class ScalePercentilesd(MapTransform):
     twice, which takes as long as the network; computing both percentiles by one selection takes a twentieth of that.
 
     Args:
-        keys: keys of series ``(K, *S)``.
         lower, upper: percentiles, 0 to 100.
         per_timepoint: scale each timepoint by its own percentiles instead of those of the series.
         storage: where to keep the result.
@@ -197,70 +188,65 @@ class ScalePercentilesd(MapTransform):
 
     def __init__(
         self,
-        keys: KeysCollection = "image",
         lower: float = 1.0,
         upper: float = 99.0,
         per_timepoint: bool = True,
         storage: Storage = IN_MEMORY,
     ):
-        super().__init__(keys)
         self.percentiles, self.per_timepoint, self.storage = (lower, upper), per_timepoint, storage
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        item = dict(data)
-        for key in self.key_iterator(item):
-            item[key] = self._scaled(item[key], item.get("coverage"), key)
-        return item
+        return {**data, "image": self._scaled(data["image"], data.get("coverage"))}
 
-    def _scaled(self, series: torch.Tensor, coverage: torch.Tensor | None, key: str) -> torch.Tensor:
+    def _scaled(self, series: torch.Tensor, coverage: torch.Tensor | None) -> torch.Tensor:
         def covered(chunk: slice) -> np.ndarray:
             part = np.asarray(series[chunk])
             return np.broadcast_to(True, part.shape) if coverage is None else np.asarray(coverage[chunk]) > 0.5
 
         if not self.per_timepoint:
-            low, high = self._limits(np.asarray(series), covered(slice(None)), key)
+            low, high = self._limits(np.asarray(series), covered(slice(None)))
             return self.storage.map(lambda part: ((part - low) / (high - low)).clamp(0, 1), series, dim=0)
 
         def parts() -> Iterator[tuple[slice, tuple[torch.Tensor, ...]]]:
             for chunk in self.storage.chunks(len(series)):
                 for k in range(chunk.start, chunk.stop):
                     one = slice(k, k + 1)
-                    low, high = self._limits(np.asarray(series[one]), covered(one), key)
+                    low, high = self._limits(np.asarray(series[one]), covered(one))
                     yield one, ((series[one] - low).div_(high - low).clamp_(0, 1),)
 
         (scaled,) = self.storage.collect(parts(), len(series), dim=0)
         return MetaTensor(scaled, meta=series.meta) if isinstance(series, MetaTensor) else scaled
 
-    def _limits(self, volumes: np.ndarray, covered: np.ndarray, key: str) -> tuple[float, float]:
+    def _limits(self, volumes: np.ndarray, covered: np.ndarray) -> tuple[float, float]:
         """Compute the intensities that are mapped to 0 and 1."""
         values = volumes[covered] if covered.any() else volumes.ravel()
         low, high = intensity_range(values, self.percentiles)
         if not high - low < np.finfo(np.float32).max:  # also true for NaN
             raise InputError(
-                f"{key}: expected finite intensities in float32's range, got {values.min():g} to {values.max():g}; "
+                f"image: expected finite intensities in float32's range, got {values.min():g} to {values.max():g}; "
                 "replace NaN, and rescale the others"
             )
         return low, high if high > low else np.inf  # constant images become 0
 
 
-class MatchPolarityd(MapTransform):
+class MatchPolarityd(Transform):
     """Invert timepoints in [0, 1] with contrast opposite to the majority, such as T2 among T1, so that their local
     correlation with the other timepoints becomes positive. Written images are not inverted.
 
+    Timepoints of the item's ``image`` ``(K, *S)`` are inverted where its ``polarity`` ``(K,)`` is -1 instead of 1;
+    without it nothing changes.
+
     Args:
-        keys: keys of series ``(K, *S)``. Timepoints are inverted where the item's ``polarity`` ``(K,)`` is -1 instead
-            of 1; without it nothing changes.
         storage: where to keep the result.
     """
 
-    def __init__(self, keys: KeysCollection = "image", storage: Storage = IN_MEMORY):
-        super().__init__(keys)
+    def __init__(self, storage: Storage = IN_MEMORY):
         self.storage = storage
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         item = dict(data)
         inverted = torch.as_tensor(item.get("polarity", 1.0)) < 0
-        for key in self.key_iterator(item) if inverted.any() else ():
-            signs = inverted.view(-1, 1, 1, 1).expand(len(item[key]), 1, 1, 1)
-            item[key] = self.storage.map(lambda sign, x: torch.where(sign, 1 - x, x), signs, item[key], dim=0)
+        if inverted.any():
+            signs = inverted.view(-1, 1, 1, 1)
+            item["image"] = self.storage.map(lambda sign, x: torch.where(sign, 1 - x, x), signs, item["image"], dim=0)
         return item

@@ -32,7 +32,7 @@ def listed_result(output_dir: Path) -> set[str]:
     journal; empty if there is no such folder."""
     try:
         names = {path.name for path in output_dir.iterdir()}
-        listed = {name for folder in (output_dir, *journals(output_dir)) for name in _listed(folder)}
+        listed = {name for folder in (output_dir, *journals(output_dir)) for name in _listed(folder) or ()}
     except OSError:
         return set()
     return {name for name in listed & names if _is_output(name)}
@@ -42,20 +42,12 @@ def _is_output(name: str) -> bool:
     return _OUTPUT.fullmatch(name) is not None or is_bids_name(name)
 
 
-def _listed(folder: Path) -> list[str]:
+def _listed(folder: Path) -> list[str] | None:
+    """Read the files that the report of a registration lists; None if there is no such report."""
     try:
         return [str(name) for name in json.loads(read_text(folder / REPORT))["files"]]
     except (OSError, ValueError, KeyError, TypeError):
-        return []
-
-
-def _is_report(file: Path) -> bool:
-    """Check whether a registration wrote the file."""
-    try:
-        content = json.loads(read_text(file))
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and "files" in content
+        return None
 
 
 def check_result_folder(output_dir: Path, inputs: Iterable[str | Path]) -> None:
@@ -76,7 +68,7 @@ def check_result_folder(output_dir: Path, inputs: Iterable[str | Path]) -> None:
         names = {path.name for path in output_dir.iterdir() if _is_output(path.name) or path.name in REPORTS} - results
         check_names(output_dir, names)
         foreign = sorted(names.intersection(ALWAYS_WRITTEN))
-        if REPORT in names and not _is_report(output_dir / REPORT):
+        if REPORT in names and _listed(output_dir) is None:
             foreign.append(REPORT)
         if foreign:
             raise InputError(

@@ -52,7 +52,7 @@ def write_itk_transform(transform: Transform, volume: Grid, path: Path) -> None:
 
 def _parts(transform: Transform, volume: Grid) -> "Iterator[itk.Transform]":
     """Yield the parts of a transform as ITK transforms, in order of application; at least one."""
-    parts = transform.transforms if isinstance(transform, ComposedTransform) else [transform]
+    parts = ComposedTransform(transform).transforms
     if not parts:
         yield _affine(AffineTransform(torch.eye(4)))
     for part in parts:

@@ -189,7 +189,7 @@ def test_landmarks_of_too_few_scans_or_of_other_points_are_refused(series, tmp_p
 def test_percentiles_are_scaled_as_monai_does(per_timepoint):
     series = MetaTensor(torch.randn(3, 9, 8, 7) * torch.tensor([1.0, 5, 30]).view(3, 1, 1, 1), affine=2 * torch.eye(4))
     monais = ScaleIntensityRangePercentiles(2, 90, 0, 1, clip=True, channel_wise=per_timepoint)(series)
-    ours = ScalePercentilesd("image", 2, 90, per_timepoint)({"image": series, "other": 1})
+    ours = ScalePercentilesd(2, 90, per_timepoint)({"image": series, "other": 1})
     torch.testing.assert_close(torch.as_tensor(ours["image"]), torch.as_tensor(monais), atol=1e-6, rtol=1e-6)
     assert ours["other"] == 1 and torch.equal(ours["image"].affine, series.affine)
 
@@ -208,7 +208,7 @@ def test_percentiles_are_those_of_what_a_masked_scan_shows(shown, background, pe
         low, high = np.percentile(part[part != background], (1, 99))
         expected.append(np.clip((volume - low) / (high - low), 0, 1))
     image = MetaTensor(torch.tensor(series, dtype=torch.float32))
-    scaled = ScalePercentilesd("image", per_timepoint=per_timepoint)({"image": image})["image"]
+    scaled = ScalePercentilesd(per_timepoint=per_timepoint)({"image": image})["image"]
     np.testing.assert_allclose(scaled, expected, atol=1e-5)
 
 
