@@ -5,7 +5,7 @@ INSTALLED := $(VENV)/installed
 # Two processes with one thread each: on volumes as small as the tests' PyTorch's own threads gain little.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-fast lint gpu bench tables docs bundle monai-label clean
+.PHONY: demo test test-fast lint gpu bench tables docs bundle monai-label slicer clean
 
 demo: $(INSTALLED)
 	$(BIN)/groupmorph demo --output demo_output
@@ -46,6 +46,11 @@ bundle: $(INSTALLED)
 # A real server of MONAI Label, in an environment of its own, asked by its own client.
 monai-label: $(INSTALLED)
 	.ci/check_monai_label
+
+# The module and the sequences in the libraries of 3D Slicer, which take 800 MB; without its windows.
+slicer: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .[slicer]
+	$(PYTEST) tests/apps/slicer tests/data/writing/test_sequences.py
 
 # An environment without the mark of a complete installation is made anew, perhaps with another PYTHON.
 # torch comes first: any other package would pull the newest one with its gigabytes.
