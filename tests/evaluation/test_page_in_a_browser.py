@@ -3,64 +3,28 @@
 import html
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
-import numpy as np
+import chromium
 import pytest
-import torch
 
-from groupmorph_monai.evaluation.page import Motion, write_page
-from groupmorph_monai.evaluation.region import region_report
-from groupmorph_monai.evaluation.verdict import judge
-from groupmorph_monai.space.grid import Grid
-from groupmorph_monai.space.transforms import AffineTransform
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium"),
+    pytest.mark.skipif(chromium.PROGRAM is None, reason="no Chromium here: apt-get install chromium"),
 ]
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --virtual-time-budget=20000 --dump-dom"
-).split()
-SIZE = (16, 12, 8)
-LESION = (200, 900, 600)  # a few voxels, much brighter than the initial window
+DUMP = ("--virtual-time-budget=20000", "--dump-dom")
+LESION = (200, 900, 600)  # of `shown_page`
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
+def results(shown_page, tmp_path_factory):
     """Run the script in a browser and return its results by name."""
     folder = tmp_path_factory.mktemp("browser")
-    i, j, k = np.meshgrid(*map(np.arange, SIZE), indexing="ij")
-    # Slice n is 20 n; timepoints rise by 15, after registration by 30; the corner to the right, front and head is 255.
-    offset = 20.0 * k
-    before, after = (np.stack([offset + rise * t for t in range(3)]) for rise in (15, 30))
-    for volumes in (before, after):
-        volumes[:, -2:, -2:, -2:] = 255
-        volumes[:, 0, 0, 0] = 0
-    before[:, 2, 2, 2] = LESION
-    after[:, 1:4, 1:4, 2] = np.array(LESION)[:, None, None]
-    written = {"native": before, "warped": after}
-    written |= {name: np.ones((3, *SIZE), bool) for name in ("native_covered", "warped_covered")}
-    written["native_covered"][1, 2, 2, 2] = False
-    # Two slices of a box: as drawn, and after registration shifted to the left by one voxel.
-    written["region"] = np.zeros((2, *SIZE), bool)
-    written["region"][0, 9:12, 4:7, 3:5] = written["region"][1, 10:13, 4:7, 3:5] = True
-    lengths = np.ones((3, 9))
-    lengths[1] = np.nan
-    report = {
-        "verdict": judge({}), "metrics": {}, "timepoints": ["t0", "t1", "t2"], "times_s": None, "settings": {},
-        "seconds": {}, "peak_memory_gb": 1.0, "region": region_report(["a", "b", "b/lesion.nii"], 2, written),
-    }  # fmt: skip
-    transforms = [AffineTransform(torch.diag(torch.tensor([larger, 1, 1, 1]))) for larger in (1.0, 2.0, 1.0)]
-    path = folder / "report.html"
-    write_page(path, report, written, Grid(SIZE, np.eye(4)), Motion(transforms, lengths))
     script = (Path(__file__).parent / "drive_page.js").read_text(encoding="utf-8")
-    path.write_text(path.read_text(encoding="utf-8").replace("</body>", f"<script>{script}</script></body>"))
-    command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", path.as_uri()]
+    page = shown_page.read_text(encoding="utf-8").replace("</body>", f"<script>{script}</script></body>")
+    (path := folder / "report.html").write_text(page, encoding="utf-8")
+    command = [chromium.PROGRAM, *chromium.FLAGS, *DUMP, f"--user-data-dir={folder / 'profile'}", path.as_uri()]
     dump = subprocess.run(command, capture_output=True, text=True, timeout=300).stdout
     return json.loads(html.unescape(re.search('<pre id="results">(.*?)</pre>', dump, re.S)[1]))
 

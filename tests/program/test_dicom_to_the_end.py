@@ -2,9 +2,9 @@
 other programs."""
 
 import re
-import shutil
 import subprocess
 
+import chromium
 import itk
 import nibabel
 import numpy as np
@@ -20,8 +20,6 @@ from groupmorph_monai.apps.command_line import main  # noqa: E402
 from groupmorph_monai.data import make_phantom  # noqa: E402
 
 pytestmark = pytest.mark.slow
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-FLAGS = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync".split()
 LPS = np.diag([-1.0, -1, 1])
 PARAMETRIC_MAP = "1.2.840.10008.5.1.4.1.1.30"
 REGISTRATION_OBJECT = "1.2.840.10008.5.1.4.1.1.66.3"
@@ -61,10 +59,17 @@ def test_the_dicom_objects_belong_to_the_study_and_keep_its_times(study):
     assert {image.AcquisitionTime for image in series} == {image.AcquisitionTime for image in images}
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+@pytest.mark.skipif(chromium.PROGRAM is None, reason="no Chromium here: apt-get install chromium")
 def test_the_report_opens_in_a_browser_with_the_verdict_and_every_scan(study, tmp_path):
     page = (study[0] / "report.html").as_uri()
-    command = [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path}", "--virtual-time-budget=20000", "--dump-dom", page]
+    command = [
+        chromium.PROGRAM,
+        *chromium.FLAGS,
+        f"--user-data-dir={tmp_path}",
+        "--virtual-time-budget=20000",
+        "--dump-dom",
+        page,
+    ]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=300).stdout
     assert re.search(r'<body[^>]* data-ready="', shown)  # set by the script of the page when the images are drawn
     verdict = read_json(study[0] / "report.json")["verdict"]["verdict"]

@@ -34,31 +34,40 @@ class GroupMorph(ScriptedLoadableModule):
         parent.helpText = "Aligns all volumes of a sequence, such as DCE-MRI, at once. For research use only."
 
 
+def _write(volume: slicer.vtkMRMLVolumeNode, file: Path) -> str:
+    """Write a volume and return the name of the file.
+
+    Not by slicer.util.saveNode: it looks for the node's ID in the scene, where the volumes of a sequence are not, and
+    makes the file the one to which Slicer later saves the node.
+    """
+    storage = slicer.vtkMRMLVolumeArchetypeStorageNode()
+    storage.SetFileName(str(file))
+    if not storage.WriteData(volume):
+        raise RuntimeError(f"{volume.GetName()}: expected a volume that can be written to {file}")
+    return str(file)
+
+
 class GroupMorphLogic(ScriptedLoadableModuleLogic):
     """Move volumes between the scene and files."""
 
     def export(self, sequence: slicer.vtkMRMLSequenceNode, folder: str) -> list[str]:
         """Write the volumes of a sequence to ``folder`` and return the files in order."""
-        files = []
-        for k in range(sequence.GetNumberOfDataNodes()):
-            files.append(str(Path(folder) / f"t{k:03d}.nrrd"))
-            if not slicer.util.saveNode(sequence.GetNthDataNode(k), files[-1]):
-                raise RuntimeError(f"Volume {k} of {sequence.GetName()} could not be written to {files[-1]}")
-        return files
+        volumes = map(sequence.GetNthDataNode, range(sequence.GetNumberOfDataNodes()))
+        return [_write(volume, Path(folder) / f"t{k:03d}.nrrd") for k, volume in enumerate(volumes)]
 
     def export_mask(self, node: slicer.vtkMRMLNode, volume: slicer.vtkMRMLVolumeNode, folder: str) -> str:
         """Write a label map, or a segmentation on the grid of ``volume``, to ``folder`` and return the file."""
-        file = str(Path(folder) / "mask.nrrd")
-        labels = node
-        if node.IsA("vtkMRMLSegmentationNode"):
-            labels = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "GroupMorph mask")
-            slicer.modules.segmentations.logic().ExportVisibleSegmentsToLabelmapNode(node, labels, volume)
-        saved = slicer.util.saveNode(labels, file)
-        if labels is not node:
-            slicer.mrmlScene.RemoveNode(labels)
-        if not saved:
-            raise RuntimeError(f"{node.GetName()} could not be written to {file}")
-        return file
+        file = Path(folder) / "mask.nrrd"
+        if not node.IsA("vtkMRMLSegmentationNode"):
+            return _write(node, file)
+        labels = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "GroupMorph mask")
+        slicer.modules.segmentations.logic().ExportVisibleSegmentsToLabelmapNode(node, labels, volume)
+        try:
+            return _write(labels, file)
+        finally:
+            display = labels.GetDisplayNode()
+            for temporary in (display.GetColorNode(), display, labels):
+                slicer.mrmlScene.RemoveNode(temporary)
 
     def load(
         self, output: str, sequence: slicer.vtkMRMLSequenceNode

@@ -24,13 +24,14 @@ _RAS_TO_LPS = np.diag(LPS_TO_RAS)[:3].astype(np.float32)[:, None, None, None]
 
 def write_sequence(volumes: np.ndarray, grid: Grid, path: Path, times_s: Sequence[float] | None = None) -> None:
     """Write ``volumes`` ``(K, *S)`` float32 as ``.seq.nrrd``, indexed by their times if known, or by numbers."""
-    label, _, values = _index(len(volumes), times_s)
+    label, unit, values = _index(len(volumes), times_s)
     header = [
         "dimension: 4",
         f"sizes: {' '.join(map(str, volumes.shape))}",
         f"space directions: none {_axes(grid)}",
         "kinds: list domain domain domain",
         f'labels: "{label}" "" "" ""',
+        f'units: "{unit}" "" "" ""',
         "axis 0 index type:=numeric",
         f"axis 0 index values:={values}",
     ]

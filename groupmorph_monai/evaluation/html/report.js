@@ -221,9 +221,12 @@ const KEYS = {
   r: (plane) => regionAtCross(plane),
 };
 
+// Keys that a control with the focus needs for itself.
+const OWN_KEYS = { INPUT: /^Arrow/, SELECT: /./, BUTTON: /^ $/, SUMMARY: /^ $/ };
+
 function onKey(event) {
   const target = event.target.tagName;
-  if (!KEYS[event.key] || event.ctrlKey || event.metaKey || ["INPUT", "SELECT", "BUTTON", "SUMMARY"].includes(target)) return;
+  if (!KEYS[event.key] || event.ctrlKey || event.metaKey || OWN_KEYS[target]?.test(event.key)) return;
   event.preventDefault();
   KEYS[event.key](target === "CANVAS" ? event.target.id : "axial");
   update();

@@ -1,4 +1,5 @@
-"""The module for 3D Slicer, tested without Slicer: its library directly, its widgets and logic on a mock scene."""
+"""The module for 3D Slicer: its library alone, and its logic on a scene of Slicer itself, which slicer-core provides
+without Slicer's windows."""
 
 import importlib
 import sys
@@ -50,6 +51,9 @@ def test_no_program_is_said(program):
         register_command(Settings(program), ["a", "b"], "o")
 
 
+KINDS = ("aligned", "transforms")
+
+
 def python(code):
     return [sys.executable, "-c", f"import sys, time\nsay = lambda *x: print(*x, file=sys.stderr, flush=True)\n{code}"]
 
@@ -98,77 +102,104 @@ def test_fields_of_more_than_a_hundred_volumes_keep_their_order(tmp_path):
     assert fields_of(str(tmp_path)) == names
 
 
-class Sequence:
-    """A sequence node of Slicer's scene; its data nodes are names of files."""
-
-    def __init__(self, name="", files=(), values=()):
-        self.name, self.files, self.values, self.like = name, list(files), list(values), {}
-
-    def __getattr__(self, name):  # SetIndexName, GetIndexName, ...
-        kind, what = name[:3], name[3:]
-        return (
-            self.like.get(what, lambda: what)
-            if kind == "Get"
-            else lambda value: self.like.update({what: lambda: value})
-        )
-
-    def GetName(self):  # noqa: N802
-        return self.name
-
-    def GetNumberOfDataNodes(self):  # noqa: N802
-        return len(self.files)
-
-    def GetNthDataNode(self, k):  # noqa: N802
-        return self.files[k]
-
-    def GetNthIndexValue(self, k):  # noqa: N802
-        return self.values[k]
-
-    def SetDataNodeAtValue(self, node, value):  # noqa: N802
-        self.files.append(node)
-        self.values.append(value)
-
-
 @pytest.fixture
 def module(monkeypatch):
-    """The module over a fake Slicer, with the nodes that it has added to the scene."""
-    slicer, added = MagicMock(), []
-
-    def add(kind, name):
-        added.append(Sequence(name) if kind == "vtkMRMLSequenceNode" else MagicMock())
-        return added[-1]
-
-    slicer.mrmlScene.AddNewNodeByClass = add
-    slicer.util.saveNode = lambda node, file: bool(save_node(node, file))
-    slicer.util.loadVolume = lambda file: read_image(file)
-    slicer.util.loadTransform = lambda file: nibabel.load(file).get_fdata()
-    slicer.util.startupEnvironment = lambda: None
-    slicer.util.tryWithErrorDisplay.return_value.__exit__.return_value = False
+    """The module over an empty scene of Slicer, without its windows; its registrations run in this environment."""
+    slicer = pytest.importorskip("slicer", reason="pip install slicer-core")
+    scene, logics = slicer.vtkMRMLScene(), {}
+    for name in ("Sequences", "SegmentationsModule", "Volumes"):
+        logics[name] = getattr(slicer, f"vtkSlicer{name}Logic")()
+        logics[name].SetMRMLScene(scene)
+    modules = MagicMock()
+    modules.segmentations.logic.return_value = logics["SegmentationsModule"]
+    fakes = {"mrmlScene": scene, "modules": modules, "app": MagicMock(), "qMRMLNodeComboBox": MagicMock()}
+    for name, fake in fakes.items():
+        monkeypatch.setattr(slicer, name, fake, raising=False)
+    slicer.app.layoutManager.return_value = None
+    # What Slicer's functions do with a file, as their own need its application.
+    load = {"Volume": lambda file: logics["Volumes"].AddArchetypeVolume(file, "volume")}
+    load["Transform"] = lambda file: slicer.vtkSlicerTransformLogic().AddTransform(file, scene)
+    for kind, function in load.items():
+        monkeypatch.setattr(slicer.util, f"load{kind}", function)
+    monkeypatch.setattr(slicer.util, "startupEnvironment", lambda: None)
+    monkeypatch.setattr(slicer.util, "errorDisplay", MagicMock())
     base = ModuleType("slicer.ScriptedLoadableModule")
     for name in ("", "Logic", "Widget"):
         setattr(
             base, f"ScriptedLoadableModule{name}", type("Base", (), {"setup": lambda self: None, "layout": MagicMock()})
         )
-    for name, fake in {
-        "slicer": slicer,
-        "slicer.ScriptedLoadableModule": base,
-        "qt": MagicMock(),
-        "ctk": MagicMock(),
-    }.items():
+    for name, fake in {base.__name__: base, "qt": MagicMock(), "ctk": MagicMock()}.items():
         monkeypatch.setitem(sys.modules, name, fake)
     monkeypatch.delitem(sys.modules, "GroupMorph", raising=False)
-    return SimpleNamespace(module=importlib.import_module("GroupMorph"), slicer=slicer, added=added)
+    yield SimpleNamespace(groupmorph=importlib.import_module("GroupMorph"), slicer=slicer, scene=scene, logics=logics)
+    scene.Clear(True)
 
 
-def save_node(node, file):
-    import SimpleITK as sitk  # noqa: N813
+def sequence_of(module, files, values):
+    """Make a sequence of the volumes in files, and show its first one."""
+    sequence = module.scene.AddNewNodeByClass("vtkMRMLSequenceNode", "dce")
+    sequence.SetIndexUnit("s")
+    for file, value in zip(files, values):
+        node = module.slicer.util.loadVolume(str(file))
+        sequence.SetDataNodeAtValue(node, value)
+        module.scene.RemoveNode(node)
+    browser = module.scene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode")
+    browser.SetAndObserveMasterSequenceNodeID(sequence.GetID())
+    assert (
+        browser.GetProxyNode(sequence).GetID() == sequence.GetNthDataNode(0).GetID()
+    )  # IDs are unique in a scene only
+    return sequence
 
-    sitk.WriteImage(sitk.ReadImage(node), file)
-    return file
+
+def vtk():
+    return pytest.importorskip("vtk")
+
+
+def voxels_and_affine(module, volume):
+    """Read a volume of a scene: ``(i, j, k)``, and from voxels to RAS mm."""
+    matrix = vtk().vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    return module.slicer.util.arrayFromVolume(volume).T, module.slicer.util.arrayFromVTKMatrix(matrix)
+
+
+def test_every_volume_of_a_sequence_is_written_as_it_is(module, series, tmp_path):
+    sequence = sequence_of(module, series[:3], ["0", "60", "125"])
+    files = module.groupmorph.GroupMorphLogic().export(sequence, str(tmp_path))
+    assert [Path(file).parent for file in files] == [tmp_path] * 3
+    for file, original in zip(map(read_image, files), map(read_image, series)):
+        np.testing.assert_allclose(file.data, original.data, rtol=1e-6)
+        np.testing.assert_allclose(file.affine, original.affine, atol=1e-4)
+
+
+def test_a_sequence_of_something_else_is_refused(module, tmp_path):
+    sequence = module.scene.AddNewNodeByClass("vtkMRMLSequenceNode", "dce")
+    sequence.SetDataNodeAtValue(module.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "shift"), "0")
+    with pytest.raises(RuntimeError, match="shift: expected a volume that can be written"):
+        module.groupmorph.GroupMorphLogic().export(sequence, str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["label map", "segmentation"])
+def test_a_mask_is_written_on_the_grid_of_the_volume(module, series, tmp_path, kind):
+    sequence = sequence_of(module, series[:2], ["0", "60"])
+    expected = np.zeros(read_image(series[0]).data.shape, np.uint8)
+    expected[2:5, 3:9, 4:8] = 1
+    mask = module.scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "lesion")
+    mask.CopyContent(sequence.GetNthDataNode(0))
+    module.slicer.util.updateVolumeFromArray(mask, expected.T)
+    if kind == "segmentation":
+        labels, mask = mask, module.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "lesion")
+        mask.CreateDefaultDisplayNodes()
+        module.logics["SegmentationsModule"].ImportLabelmapToSegmentationNode(labels, mask)
+        module.scene.RemoveNode(labels)
+    nodes = module.scene.GetNumberOfNodes()
+    file = module.groupmorph.GroupMorphLogic().export_mask(mask, sequence.GetNthDataNode(0), str(tmp_path))
+    np.testing.assert_array_equal(read_image(file).data, expected)
+    np.testing.assert_allclose(read_image(file).affine, read_image(series[0]).affine, atol=1e-4)
+    assert module.scene.GetNumberOfNodes() == nodes
 
 
 def test_no_sequence_is_said(module):
-    widget = module.module.GroupMorphWidget()
+    widget = module.groupmorph.GroupMorphWidget()
     widget.setup()
     widget.sequence.currentNode = lambda: None
     with pytest.raises(ValueError, match="Sequence: expected a sequence of volumes, got none"):
@@ -177,9 +208,11 @@ def test_no_sequence_is_said(module):
 
 @pytest.mark.slow
 def test_a_sequence_comes_back_aligned_with_its_transforms_and_report(module, series, tmp_path):
-    widget = module.module.GroupMorphWidget()
+    sequence = sequence_of(module, series[:3], ["0", "60", "125"])
+    view = module.scene.AddNewNodeByClass("vtkMRMLSliceCompositeNode")
+    widget = module.groupmorph.GroupMorphWidget()
     widget.setup()
-    widget.sequence.currentNode = lambda: Sequence("dce", series[:3], ["0", "60", "125"])
+    widget.sequence.currentNode = lambda: sequence
     widget.mask = SimpleNamespace(currentNode=lambda: None)
     widget.reference, widget.overlays = SimpleNamespace(value=1), SimpleNamespace(text="")
     widget.effort, widget.initial = SimpleNamespace(currentText="none"), SimpleNamespace(currentText="none")
@@ -189,11 +222,26 @@ def test_a_sequence_comes_back_aligned_with_its_transforms_and_report(module, se
     widget.run.wait(500)
     widget.follow()
     assert module.slicer.util.errorDisplay.call_args is None
-    aligned, transforms = (node for node in module.added if isinstance(node, Sequence))
-    assert aligned.values == transforms.values == ["0", "60", "125"] and aligned.GetIndexUnit() == "IndexUnit"
-    reference = read_image(series[1])
-    np.testing.assert_allclose(aligned.files[1].data, reference.data, rtol=1e-5, atol=1e-3)
-    np.testing.assert_allclose(aligned.files[0].affine, reference.affine, atol=1e-5)
-    assert not transforms.files[1].any() and transforms.files[0].any()
-    assert Path(module.module.qt.QUrl.fromLocalFile.call_args[0][0]).is_file()
+    aligned, transforms = (module.scene.GetFirstNode(f"dce {kind}", "vtkMRMLSequenceNode") for kind in KINDS)
+    for node in (aligned, transforms):
+        assert [node.GetNthIndexValue(k) for k in range(3)] == ["0", "60", "125"] and node.GetIndexUnit() == "s"
+    reference, warped = read_image(series[1]), nibabel.load(tmp_path / "out" / "warped.nii.gz").get_fdata()
+    for k in range(3):
+        voxels, affine = voxels_and_affine(module, aligned.GetNthDataNode(k))
+        np.testing.assert_allclose(voxels, warped[..., k], rtol=1e-5, atol=1e-3)
+        np.testing.assert_allclose(affine, reference.affine, atol=1e-4)
+    for k in range(3):
+        # From the scene, where the aligned images are, to the scan; between its nodes Slicer interpolates by cubics.
+        field, mapped = nibabel.load(tmp_path / "out" / f"ddf_{k:02d}.nii.gz"), vtk().vtkGeneralTransform()
+        nodes = nibabel.affines.apply_affine(field.affine, np.argwhere(np.ones(field.shape[:3]))[::37])
+        transforms.GetNthDataNode(k).GetTransformFromWorld(mapped)
+        displacements = np.array([mapped.TransformPoint(node) for node in nodes]) - nodes
+        expected = field.get_fdata().reshape(-1, 3)[::37] * [-1, -1, 1]  # LPS in the file
+        np.testing.assert_allclose(displacements, expected, atol=1e-4)
+        assert np.abs(expected).max() > 0.1 or k == 1
+    shown = module.scene.GetNodeByID(view.GetBackgroundVolumeID())
+    np.testing.assert_array_equal(
+        module.slicer.util.arrayFromVolume(shown), module.slicer.util.arrayFromVolume(aligned.GetNthDataNode(0))
+    )
+    assert Path(module.groupmorph.qt.QUrl.fromLocalFile.call_args[0][0]).is_file()
     assert not Path(widget.folder.name).exists() and widget.run is None

@@ -211,7 +211,7 @@ def referenced(image):
 
 @pytest.mark.parametrize("home", [0, 1])
 def test_highdicom_reads_the_same_map_at_the_same_place(tmp_path, home):
-    highdicom = pytest.importorskip("highdicom")
+    highdicom = pytest.importorskip("highdicom", exc_type=ImportError)  # it needs pydicom 3
     series = read_series(exports.save(exports.siemens(volumes(), AFFINE), tmp_path / "in"))
     values = np.random.default_rng(0).normal(-1, 3, SIZE)
     write_parametric_maps(series, {"ktrans": values}, home, tmp_path)

@@ -39,13 +39,18 @@ def test_the_header_is_that_of_a_volume_sequence(tmp_path):
     np.testing.assert_allclose(header["space origin"], (LPS @ AFFINE)[:3, 3], atol=1e-9)
 
 
-def test_itk_moves_points_by_a_sequence_of_transforms_as_they_do(tmp_path):
-    sitk = pytest.importorskip("SimpleITK")
-    grid = Grid((6, 5, 4), AFFINE)
+def field_transforms(grid):
+    """Make the identity, a dense transform, and one followed by a shift."""
     shift = torch.eye(4, dtype=torch.float64)
     shift[:3, 3] = torch.tensor([3.0, -2.0, 5.0])
     field = DenseTransform(torch.randn(3, 6, 5, 4, generator=torch.Generator().manual_seed(0)), None, grid)
-    transforms = [AffineTransform(torch.eye(4)), field, ComposedTransform(field, AffineTransform(shift))]
+    return [AffineTransform(torch.eye(4)), field, ComposedTransform(field, AffineTransform(shift))]
+
+
+def test_itk_moves_points_by_a_sequence_of_transforms_as_they_do(tmp_path):
+    sitk = pytest.importorskip("SimpleITK")
+    grid = Grid((6, 5, 4), AFFINE)
+    transforms = field_transforms(grid)
     write_transform_sequence(transforms, grid, tmp_path / "transforms.seq.nrrd", (0.0, 61.5, 123.25))
     sequence = sitk.ReadImage(str(tmp_path / "transforms.seq.nrrd"), sitk.sitkVectorFloat64)
     points = grid.points().reshape(-1, 3)[[0, 17, 63]] + 0.3 * torch.from_numpy(AFFINE[:3, 0])
@@ -68,3 +73,48 @@ def test_the_header_of_a_sequence_of_transforms_is_the_one_that_slicer_documents
     np.testing.assert_allclose(header["space directions"][1:4].T, (LPS @ AFFINE)[:3, :3], atol=1e-9)
     assert header["axis 3 index type"] == "numeric" and header["axis 3 index values"] == "0 61.5"
     assert header["intent_code"] == "1006" and header["displacement field type"] == "resampling"
+
+
+@pytest.fixture
+def open_in_slicer():
+    """Return a function that reads a sequence as 3D Slicer does when the file is dropped onto it."""
+    slicer = pytest.importorskip("slicer", reason="pip install slicer-core")
+    scene = slicer.vtkMRMLScene()
+
+    def read(path, kind):
+        sequence = scene.AddNewNodeByClass("vtkMRMLSequenceNode")
+        storage = scene.AddNewNodeByClass(f"vtkMRML{kind}SequenceStorageNode")
+        storage.SetFileName(str(path))
+        assert storage.ReadData(sequence)
+        assert [sequence.GetIndexName(), sequence.GetIndexUnit()] == ["time", "s"]
+        times = [float(sequence.GetNthIndexValue(k)) for k in range(sequence.GetNumberOfDataNodes())]
+        assert times == [0, 61.5, 123.25]
+        return [sequence.GetNthDataNode(k) for k in range(3)]
+
+    yield read
+    scene.Clear(True)
+
+
+def test_slicer_opens_the_volumes_at_their_times_and_place(open_in_slicer, tmp_path):
+    from slicer import util
+
+    write_sequence(VOLUMES, Grid((6, 5, 4), AFFINE), tmp_path / "warped.seq.nrrd", (0.0, 61.5, 123.25))
+    for node, volume in zip(open_in_slicer(tmp_path / "warped.seq.nrrd", "Volume"), VOLUMES, strict=True):
+        affine = util.vtkMatrixFromArray(np.eye(4))
+        node.GetIJKToRASMatrix(affine)
+        np.testing.assert_array_equal(util.arrayFromVolume(node).T, volume)
+        np.testing.assert_allclose(util.arrayFromVTKMatrix(affine), AFFINE, atol=1e-9)
+
+
+def test_slicer_moves_points_by_a_sequence_of_transforms_as_they_do(open_in_slicer, tmp_path):
+    grid = Grid((6, 5, 4), AFFINE)
+    write_transform_sequence(field_transforms(grid), grid, tmp_path / "transforms.seq.nrrd", (0.0, 61.5, 123.25))
+    nodes = open_in_slicer(tmp_path / "transforms.seq.nrrd", "Transform")
+    from vtk import vtkGeneralTransform
+
+    points = grid.points().reshape(-1, 3)[[0, 17, 63]] + 0.3 * torch.from_numpy(AFFINE[:3, 0])
+    for node, transform in zip(nodes, field_transforms(grid), strict=True):
+        theirs = vtkGeneralTransform()
+        node.GetTransformFromWorld(theirs)  # images of the common space take their values from there
+        mapped = [theirs.TransformPoint(point) for point in points.numpy()]
+        np.testing.assert_allclose(mapped, transform(points), atol=1e-4)
