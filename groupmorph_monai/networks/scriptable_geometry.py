@@ -25,8 +25,8 @@ def continued_gradient(x: Tensor) -> Tensor:
 def upsampled(z: Tensor, factor: int = 2) -> Tensor:
     """Interpolate a field from a lattice, in voxels of it, to the lattice of ``factor`` times the resolution."""
     size = [factor * (z.shape[axis] - 1) + 1 for axis in (2, 3, 4)]
-    fine = F.interpolate(z, size=size, mode="trilinear", align_corners=True)
-    return factor * F.pad(fine, [0, factor - 1] * 3, mode="replicate")
+    fine = F.interpolate(factor * z, size=size, mode="trilinear", align_corners=True)
+    return F.pad(fine, [0, factor - 1] * 3, mode="replicate")
 
 
 def half_as_fine(x: Tensor) -> Tensor:
