@@ -27,13 +27,14 @@ QUALITY_VOXELS = 80  # longest side of the grid of the verdict's checks, which d
 QUALITY_SCANS = 16  # maximum number of scans that these compare in pairs, as time and memory grow quadratically
 
 # Work in these units, measured for each stage on series other than those in docs/machine.md.
-_ALIGNING, _SEARCHING = 1.5e8, 4e8  # units per scan, for the affine alignment, and for its search if there is one
-_PICTURE, _KINETICS_PICTURE = 1.5e8, 9e7  # units per run, for the figures of the report
+_ALIGNING, _SEARCHING = 1.8e8, 4e8  # units per scan, for the affine alignment, and for its search if there is one
+_PICTURE, _KINETICS_PICTURE = 2.5e8, 9e7  # units per run, for the figures of the report
 _LOADING, _NETWORK, _FIELDS = 40, 35, 20  # units per voxel of the working grid and scan; the network in each pass
 # Units per voxel of a level and scan, in each iteration, and once on each level but the finest.
-_MODEL, _RESTART = 69, 500
-# Units per voxel of the lattice of z and scan, in each iteration, and in each conjugate gradient step.
-_DISPLACEMENT, _CONJUGATE = 115, 14
+_MODEL, _RESTART = 80, 500
+# Units per voxel of the lattice of z and scan: in each iteration; in each conjugate gradient step, and there also per
+# voxel along its three axes, for the products with matrices of cosines.
+_ITERATION, _CONJUGATE, _COSINES = 400, 12, 0.125
 _DRAW = 35  # units per voxel of the working grid and scan, in each draw
 _QUALITY = 260  # units per voxel of the verdict's grid and scan
 # Units per voxel of the files. Those of full fields, sequences and DICOM are estimated from the sizes of their files.
@@ -90,12 +91,13 @@ class ProcessorTime:
         refinement = self.inferer.refinement
         if not isinstance(refinement, Refinement):
             return work
-        lattice = 0.0
-        step = _DISPLACEMENT + _CONJUGATE * refinement.schedule.conjugate_steps
+        solving = 0.0  # one conjugate gradient step, on the finest lattice in the end
         for stage in self.levels:
             level, lattice = (self._voxels / n**3 for n in (stage.factor, stage.step))
-            work += stage.iterations * (_MODEL * level + step * lattice) + _RESTART * level * (stage.factor > 1)
-        return work + draws * _CONJUGATE * DRAW_STEPS * lattice
+            solving = (_CONJUGATE + _COSINES * sum(self.grid.shape) / stage.step) * lattice
+            iteration = _MODEL * level + _ITERATION * lattice + refinement.schedule.conjugate_steps * solving
+            work += stage.iterations * iteration + _RESTART * level * (stage.factor > 1)
+        return work + draws * DRAW_STEPS * solving
 
     @property
     def _reporting(self) -> float:
