@@ -99,7 +99,9 @@ def _normalise(components: Sequence[Tensor], size: Sequence[int]) -> Tensor:
 def _interpolate(image: Tensor, grid: Tensor, mode: str) -> Tensor:
     dtype = torch.promote_types(image.dtype, torch.float32)
     image, grid = image.to(dtype), grid.to(dtype)
-    single = len(image) == 1 and image.device.type == "cpu" and not (image.requires_grad or grid.requires_grad)
+    single = (
+        len(image) == len(grid) == 1 and image.device.type == "cpu" and not (image.requires_grad or grid.requires_grad)
+    )
     if not torch.jit.is_scripting() and single:  # type: ignore[attr-defined]
         return _interpolate_in_parts(image, grid, mode)
     return F.grid_sample(image, grid, mode=mode, padding_mode="border", align_corners=True)

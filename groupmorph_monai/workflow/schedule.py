@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 __all__ = ["Schedule", "Stage"]
 
-_MOST_NODES = 128  # maximum number of nodes of z along an axis: finer motion than a 128th of the body is not expected
+# On images longer than this many voxels z lies on every 4th voxel, like the network's: every 2nd would need a third
+# more memory, for 3 % less error on 371 x 371 x 180.
+_LARGE_VOXELS, _LARGE_STEP = 256, 4
 _LEAST_SAMPLES = 8  # minimum number of samples per axis; coarser images show too little anatomy to be aligned
 
 
@@ -43,7 +45,7 @@ class Schedule:
         levels: subsampling factors of the images, coarse to fine.
         iterations: maximum number of steps on each level.
         tolerance: stop a level when the mean step is shorter than this fraction of the level's voxel.
-        lattice_voxels: spacing of z on the finest lattice, in voxels of the image; more if an axis had over 128 nodes.
+        lattice_voxels: spacing of z on the finest lattice, in voxels of the image; at least 4 over 256 voxels.
         conjugate_steps: maximum number of conjugate gradient steps per iteration.
     """
 
@@ -62,6 +64,6 @@ class Schedule:
     def stages(self, size: Sequence[int]) -> list[Stage]:
         """List the levels for images of ``size``. Those with fewer than 8 samples along an axis are left out, unless
         their factor is at most ``lattice_voxels``."""
-        least_step = 2 ** max(0, math.ceil(math.log2(max(size) / _MOST_NODES)))
-        stages = [Stage(f, n, max(f, self.lattice_voxels, least_step)) for f, n in zip(self.levels, self.iterations)]
+        least_step = max(self.lattice_voxels, _LARGE_STEP if max(size) > _LARGE_VOXELS else 1)
+        stages = [Stage(f, n, f * math.ceil(least_step / f)) for f, n in zip(self.levels, self.iterations)]
         return [s for s in stages if s.factor <= self.lattice_voxels or min(size) >= _LEAST_SAMPLES * s.factor]

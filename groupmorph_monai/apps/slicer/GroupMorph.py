@@ -60,13 +60,13 @@ class GroupMorphLogic(ScriptedLoadableModuleLogic):
         file = Path(folder) / "mask.nrrd"
         if not node.IsA("vtkMRMLSegmentationNode"):
             return _write(node, file)
-        labels = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "GroupMorph mask")
+        labels = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", node.GetName())
         slicer.modules.segmentations.logic().ExportVisibleSegmentsToLabelmapNode(node, labels, volume)
         try:
             return _write(labels, file)
         finally:
             display = labels.GetDisplayNode()
-            for temporary in (display.GetColorNode(), display, labels):
+            for temporary in (*([display.GetColorNode(), display] if display else []), labels):
                 slicer.mrmlScene.RemoveNode(temporary)
 
     def load(
