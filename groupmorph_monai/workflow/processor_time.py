@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import median
 
 import torch
@@ -67,12 +68,17 @@ class ProcessorTime:
     @property
     def seconds(self) -> float:
         """Estimated seconds on this machine, at its present load."""
-        return _seconds_per_unit() * (self._registering + self._refining + self._reporting + self._writing)
+        return self._unit_s * (self._registering + self._refining + self._reporting + self._writing)
 
     @property
     def searching_seconds(self) -> float:
         """Additional seconds if the alignment has to search for every scan."""
-        return _seconds_per_unit() * _SEARCHING * len(self.scans) * self.aligned
+        return self._unit_s * _SEARCHING * len(self.scans) * self.aligned
+
+    @cached_property
+    def _unit_s(self) -> float:
+        """Seconds per unit, timed once for both estimates."""
+        return _seconds_per_unit()
 
     @property
     def _voxels(self) -> int:
