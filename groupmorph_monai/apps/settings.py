@@ -61,7 +61,7 @@ SETTINGS: dict[str, Kind] = {
     "solver_tolerance_voxels": Number(1e-9, 1),
     "pieces": Whole(1, 100),
     "posterior_smoothing_voxels": Number(0, 100),
-    "network_std_factor": Number(1e-3, 1000),
+    "network_std_factor": OrNone(Number(1e-3, 1000)),
     "passes": Whole(1, 100),
     "network_bf16": Flag(),
     "window_size_voxels": OrNone(List(Whole(4, 100000), 3)),

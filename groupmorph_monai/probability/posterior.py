@@ -8,6 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..space.chunks import total
 from ..space.cosine_transform import CosineTransform
 from ..space.warping import placed_once
@@ -45,15 +46,15 @@ class Posterior:
         std_factor: factor on the standard deviation of draws, see `scaled`.
     """
 
-    std_factor: float = 1.0
+    std_factor: float | None = 1.0
 
     def __init__(self, smoothing_voxels: float = 0.0):
         if smoothing_voxels < 0:
             raise ValueError(f"smoothing_voxels: expected 0 or more, got {smoothing_voxels}")
         self.smoothing_voxels = smoothing_voxels
 
-    def scaled(self, std_factor: float) -> Self:
-        """Return this posterior with ``std_factor`` times the standard deviation in its draws.
+    def scaled(self, std_factor: float | None) -> Self:
+        """Return this posterior with ``std_factor`` times the standard deviation in its draws; None if not calibrated.
 
         A trained network underestimates the variance of its errors; a factor fitted to known errors calibrates it
         (Levi et al. 2022). For draws after training only: the KL does not contain the factor.
@@ -61,6 +62,19 @@ class Posterior:
         scaled = copy.copy(self)
         scaled.std_factor = std_factor
         return scaled
+
+    def check_draws(self, number: int) -> None:
+        """Check that the standard deviation of draws is calibrated.
+
+        Raises:
+            InputError: If ``std_factor`` is None.
+        """
+        if self.std_factor is None:
+            raise InputError(
+                "std_draws (--std): expected 0 with --no-refine, as the standard deviation of this network is not "
+                f"calibrated (network_std_factor = null), got {number}; omit one of the two, or set "
+                "network_std_factor (1: as predicted)"
+            )
 
     def spectrum(self, size: Sequence[int]) -> Tensor:
         """Return the eigenvalues of C in cosine coordinates, ``(*S)`` float64: the Gaussian's Fourier transform."""
@@ -72,7 +86,7 @@ class Posterior:
 
         GroupMorph prints ``mu + Sigma Sigma^T e``, whose covariance is not Sigma.
         """
-        noise = self.std_factor * torch.exp(0.5 * log_variance) * torch.randn_like(mean)
+        noise = (self.std_factor or 1.0) * torch.exp(0.5 * log_variance) * torch.randn_like(mean)
         if self.smoothing_voxels:
             size = mean.shape[3:]
             cosine = CosineTransform(size, mean)

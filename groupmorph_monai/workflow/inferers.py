@@ -81,10 +81,10 @@ class RegistrationInferer(FieldInferer):
         super().__init__(alignment, transformation, storage)
         if draws < 0:
             raise InputError(f"std_draws: expected 0 or more, got {draws}; 20 are sufficient")
-        if draws and refinement is not None:
-            refinement.check_draws(draws)
         self.passes, self.refinement = passes or NetworkPasses(), refinement
         self.draws, self.posterior = draws, posterior or Posterior()
+        if draws:
+            (refinement or self.posterior).check_draws(draws)
         self._check_storage()
 
     def _check_storage(self) -> None:
@@ -236,11 +236,6 @@ class RegistrationInferer(FieldInferer):
         return self.storage.map(lambda part: self.transformation(part - shared), z)
 
     def _network_draws(self, prediction: Prediction, network: nn.Module) -> Iterator[Field]:
-        if self.posterior.std_factor == 1:
-            logger.warning(
-                "The standard deviation is the network's own, which is not calibrated and usually too small: the "
-                "default network's is 0.6 times the true one on phantoms. Omit --no-refine for a calibrated one."
-            )
         decode = unwrapped(network).decode
         device = prediction.images.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

@@ -49,3 +49,23 @@ def test_no_uncertainty_is_stated_whose_scale_is_arbitrary(overlay, series, tmp_
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("groupmorph")]
     assert "--std" in line and "; omit it" in line
     assert not output.exists()
+
+
+@pytest.mark.parametrize("overlay", ["models/groupmorph", "posteriors/smoothed"])
+def test_no_uncertainty_is_stated_of_a_network_that_is_not_calibrated(overlay, series, tmp_path, capsys):
+    command = [
+        "register",
+        *series,
+        "--overlay",
+        overlay,
+        "--no-refine",
+        "--std",
+        "2",
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    assert main(command) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("groupmorph")]
+    assert "std_draws (--std)" in line and "network_std_factor = null" in line
+    assert not (tmp_path / "out").exists()
+    assert main([*command, "--set", "network_std_factor=1"]) == 0

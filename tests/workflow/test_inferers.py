@@ -144,7 +144,7 @@ def test_convolutions_in_bf16_leave_geometry_in_float32(make, training):
         assert all(p.grad.dtype == torch.float32 for p in net.parameters() if p.grad is not None)
 
 
-def test_the_mean_and_spread_of_draws_are_the_posteriors(caplog):
+def test_the_mean_and_spread_of_draws_are_the_posteriors():
     decoded = []
 
     class Recorder(LocalNetwork):
@@ -159,14 +159,18 @@ def test_the_mean_and_spread_of_draws_are_the_posteriors(caplog):
     # The standard deviation in voxels of the images is twice that of z, in voxels of its lattice.
     spread = result["ddf_std"][..., ::2, ::2, ::2]
     torch.testing.assert_close(spread.mean(), torch.tensor(0.2), atol=5e-3, rtol=0)
-    assert "The standard deviation is the network's own, which is not calibrated" in caplog.text
     again = ask(images((8, 8, 8)), LocalNetwork(std=0.1).eval())
     torch.testing.assert_close(again["ddf_std"], result["ddf_std"], atol=0, rtol=0)
-    caplog.clear()
     ask = RegistrationInferer(MeanAlignment(), Displacement(), draws=400, posterior=Posterior().scaled(2.0))
     wider = ask(images((8, 8, 8)), LocalNetwork(std=0.1).eval())
     torch.testing.assert_close(wider["ddf_std"], 2 * result["ddf_std"])
-    assert not caplog.text
+
+
+def test_draws_of_a_network_that_is_not_calibrated_are_refused():
+    posterior = Posterior().scaled(None)
+    RegistrationInferer(MeanAlignment(), Displacement(), posterior=posterior)
+    with pytest.raises(InputError, match=r"std_draws .* not calibrated .*, got 4; .* set network_std_factor"):
+        RegistrationInferer(MeanAlignment(), Displacement(), draws=4, posterior=posterior)
 
 
 def test_a_second_pass_sees_what_the_first_left():
