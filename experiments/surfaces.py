@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ _TEST_SHARE, _TRAINING_PAIRS, _TEST_PAIRS = 0.25, 200, 20
 
 
 def pair_subjects(dataset: str | Path, folder: Path) -> list[dict]:
-    """Draw random pairs of different subjects for training and testing.
+    """Draw random pairs of different subjects for training and testing, each at most once.
 
     Args:
         dataset: folder with ``images`` and ``labels``, in which the files of a subject have the same name, like a task
@@ -52,7 +53,8 @@ def pair_subjects(dataset: str | Path, folder: Path) -> list[dict]:
     rng = np.random.default_rng(0)
 
     def pairs(subjects: Sequence[str], count: int) -> list[dict]:
-        chosen = [rng.choice(subjects, 2, replace=False) for _ in range(count)]
+        possible = list(permutations(subjects, 2))
+        chosen = rng.choice(possible, min(count, len(possible)), replace=False)
         return [
             {key: [str(d / n) for n in pair] for key, d in (("image", images), ("labels", labels))} for pair in chosen
         ]

@@ -7,6 +7,7 @@ from json_files import read_json, write_json
 from experiments.__main__ import main as experiment
 from experiments.surfaces import compare_overlap, pair_subjects
 from groupmorph_monai.apps.command_line import main
+from groupmorph_monai.data.reading.datalist import series_items
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation import WarpLabelsd
 from groupmorph_monai.evaluation.metrics import overlap, warp_labels
@@ -59,6 +60,7 @@ def test_subjects_to_test_on_are_not_trained_on(subjects, tmp_path):
     names = [{file for pair in pairs for file in pair["image"]} for pairs in (tested, trained)]
     assert not names[0] & names[1] and len(names[0] | names[1]) == 12
     assert all(pair["image"][0] != pair["image"][1] for pair in tested + trained)
+    assert len(series_items(str(tmp_path / "pairs"), "training", [])) == len(trained) == 9 * 8  # every pair once
     assert all(a.replace("images", "labels") == b for pair in tested for a, b in zip(pair["image"], pair["labels"]))
     with pytest.raises(InputError, match="dataset: expected 6 subjects or more"):
         pair_subjects(tmp_path / "pairs", tmp_path / "none")
