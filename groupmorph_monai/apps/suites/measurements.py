@@ -62,11 +62,7 @@ def _likelihoods(args: argparse.Namespace) -> list[Row]:
 
 
 def _reliability(args: argparse.Namespace) -> list[Row]:
-    overlays = {
-        "refined": [],
-        "network alone": ["effort/no_refine"],
-        "network alone, smoothed draws": ["posteriors/smoothed", "effort/no_refine"],
-    }
+    overlays = {"refined": [], "network alone": ["effort/no_refine"]}
     methods = {
         name: replace(bundle_method(args.weights, *names), settings={"std_draws": 20})
         for name, names in overlays.items()
