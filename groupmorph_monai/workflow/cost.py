@@ -79,9 +79,10 @@ class RegistrationCost:
 
     @property
     def _all_at_once_gb(self) -> float:
-        network_share = self.inferer.passes.share(self.grid.shape)
-        on_cpu, draws = torch.device(self.device).type == "cpu", bool(self.inferer.draws)
-        return all_at_once_gb(self.scans, self.grid, on_cpu, network_share, bool(self.levels), draws)
+        on_cpu = torch.device(self.device).type == "cpu"
+        lattice_step = self.levels[-1].step if on_cpu and self.levels else None
+        network_share = self.inferer.passes.share(self.grid.shape) if on_cpu else 0.0
+        return all_at_once_gb(self.scans, self.grid, lattice_step, network_share, bool(self.inferer.draws))
 
     @property
     def time(self) -> ProcessorTime:

@@ -21,6 +21,7 @@ from groupmorph_monai.workflow import (
     RegistrationInferer,
     Schedule,
     cost,
+    memory_estimate,
     processor_time,
 )
 
@@ -77,6 +78,15 @@ def test_memory_of_few_and_many_scans_as_measured(timepoints, size, options, pea
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     cost = RegistrationCost(series(timepoints, (size,) * 3), inferer(**options))
     assert cost.memory_gb == pytest.approx(peak_gb, rel=0.1)
+
+
+def test_memory_is_of_the_lattice_of_the_runs_own_schedule():
+    fine, coarse = (
+        RegistrationCost(series(4, (200, 160, 120)), inferer(schedule=Schedule(lattice_voxels=n))).memory_gb
+        for n in (2, 4)
+    )
+    nodes = 4 * 200 * 160 * 120 * (1 / 2**3 - 1 / 4**3)
+    assert fine - coarse == pytest.approx(memory_estimate._SOLVING * nodes / 1e9)
 
 
 def test_transforms_of_itk_take_the_memory_of_its_modules():
