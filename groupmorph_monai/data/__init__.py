@@ -1,6 +1,6 @@
 """Input and output: series, points, fields, and phantoms."""
 
-from .contrast.kinetics import ToftsFit
+from .contrast.kinetics import SpoiledGradientEcho, ToftsFit
 from .phantoms.breast import make_breast
 from .phantoms.hearts import HEART_MOTIONS, make_heart
 from .phantoms.phantom import make_phantom
@@ -23,12 +23,13 @@ from .reading.datalist import heart_items, phantom_items, series_items
 from .reading.points import read_points
 from .reading.readers import header_grids, read_series
 from .series import Frame, Series
-from .writing.products import Products
+from .writing.products import Exports, Products
 
 __all__ = [
     "CachedSeries",
     "ClipSeriesd",
     "CorrectFadingd",
+    "Exports",
     "Frame",
     "HEART_MOTIONS",
     "LoadSeriesd",
@@ -45,6 +46,7 @@ __all__ = [
     "ScalePercentilesd",
     "ScaleSeriesd",
     "Series",
+    "SpoiledGradientEcho",
     "ToftsFit",
     "collate_series",
     "header_grids",

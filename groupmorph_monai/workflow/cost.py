@@ -72,7 +72,7 @@ class RegistrationCost:
     @property
     def memory_gb(self) -> float:
         """Peak memory in 1e9 bytes."""
-        itk_gb = _ITK_TRANSFORMS_GB if self.products.itk_transforms else 0.0
+        itk_gb = _ITK_TRANSFORMS_GB if self.products.exports.itk_transforms else 0.0
         if self.scans_at_once:
             return streamed_gb(self.scans, self.grid, self.scans_at_once) + itk_gb
         return self._all_at_once_gb + itk_gb
