@@ -68,8 +68,8 @@ class Update(nn.Module):
         """Interpolate a field on the lattice of z to that of the features."""
         return u
 
-    def from_features(self, x: Tensor, gradients: float) -> Tensor:
-        """Average products of ``gradients`` gradients to the lattice of z, and convert them to its voxels."""
+    def from_features(self, x: Tensor, gradients: int) -> Tensor:
+        """Average ``x`` to the lattice of z, whose voxels become the unit of the ``gradients`` gradients in it."""
         return x
 
     def slopes(self, mean: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,8 +94,8 @@ class Update(nn.Module):
         b = residual[:, :, :1] * weighted[:, :1]
         for c in range(1, residual.shape[2]):  # not all at once, as allocating the products would be slow
             b = torch.addcmul(b, residual[:, :, c : c + 1], weighted[:, c : c + 1])
-        b = self.from_features(b.flatten(0, 1), 1.0)
-        residual = self.from_features(residual.flatten(0, 1), 0.0).unflatten(0, (-1, warped.shape[1]))
+        b = self.from_features(b.flatten(0, 1), 1)
+        residual = self.from_features(residual.flatten(0, 1), 0).unflatten(0, (-1, warped.shape[1]))
         # The gradient of the root is infinite at 0, as in a patch of air.
         return b, residual.square().mean(dim=2, keepdim=True).clamp_min(1e-12).sqrt(), residual
 
@@ -123,7 +123,7 @@ class Update(nn.Module):
         products = [
             (weighted[:, :, d] * slope[:, :, e]).sum(dim=1) for d, e in [(0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)]
         ]
-        a, b = window_mean(self.from_features(torch.stack(products, dim=1), 2.0), 1), window_mean(b, 1)
+        a, b = window_mean(self.from_features(torch.stack(products, dim=1), 2), 1), window_mean(b, 1)
         count = residual.shape[1]
         trace = a[:, :3].sum(dim=1, keepdim=True)
         step = self._solve(a, trace, b.unflatten(0, (-1, count)))
@@ -168,8 +168,8 @@ class FinerUpdate(Update):
     def to_features(self, u: Tensor) -> Tensor:
         return upsampled(u)
 
-    def from_features(self, x: Tensor, gradients: float) -> Tensor:
-        return 2.0**gradients * half_as_fine(x)
+    def from_features(self, x: Tensor, gradients: int) -> Tensor:
+        return 2.0**gradients * half_as_fine(x)  # a gradient per voxel of z is twice that per voxel of the features
 
 
 class GroupSetVAE(nn.Module):
