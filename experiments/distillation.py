@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from groupmorph_monai.apps.configs import config_files
 from groupmorph_monai.apps.run import checked_run
-from groupmorph_monai.data import RandTimepointsd
+from groupmorph_monai.data import RandIntervald, RandTimepointsd
 from groupmorph_monai.data.writing.output_folder import atomic_file
 from groupmorph_monai.probability import split_parameters
 from groupmorph_monai.space.alignment import Alignment
@@ -232,8 +232,8 @@ def main() -> None:
         refine_series(args.folder, config, range(args.first, args.first + args.series), args.effort)
         return
     files = [file for folder in args.folder for file in sorted(folder.glob("*.pt"))]
-    numbers = (part(f"timepoints_{name}") for name in ("least", "most", "in_order"))
-    select = RandTimepointsd(("images", "velocity"), *numbers).set_random_state(0)
+    kind = RandIntervald if part("timepoints_in_order") else RandTimepointsd
+    select = kind(("images", "velocity"), part("timepoints_least"), part("timepoints_most")).set_random_state(0)
     patches = Patches(files, args.patch, network.stride, select)
     fit = distil if args.step == "train" else fit_variance
     fit(network, part("alignment"), iter(patches), args.iterations, args.learning_rate, args.file)

@@ -85,7 +85,7 @@ def _duration(seconds: float) -> str:
 def _files(products: Products, config: ConfigParser, scans: Sequence[str]) -> Sequence[str]:
     """List the files that `SeriesWriter` writes for these scans."""
     names = products.names(std=bool(config.get_parsed_content("std_draws")))
-    second = [bids_name(name.format("00"), scans) for name in names] if products.bids_names else []
+    second = [bids_name(name.format("00"), scans) for name in names] if products.exports.bids_names else []
     numbers = f"00 to {len(scans) - 1:02d}"
     written = [name.format(numbers) for name in names]
     written += [name.replace("scan00", f"scan{numbers}") for name in second if name]

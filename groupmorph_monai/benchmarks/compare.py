@@ -73,11 +73,8 @@ class BundleMethod:
     def parts(self) -> tuple[RegistrationInferer, torch.nn.Module, Callable[[Tensor], Tensor]]:
         """Return inferer, network, and a function that scales ``(K, *S)`` to ``(1, K, *S)`` on the config's device."""
         parser, network, device = self._parse()
-        scale = ScalePercentilesd(
-            parser.get_parsed_content("percentile_lower"),
-            parser.get_parsed_content("percentile_upper"),
-            parser.get_parsed_content("percentiles_per_timepoint"),
-        )
+        transforms = parser.get_parsed_content("preprocessing").transforms
+        scale = next(transform for transform in transforms if isinstance(transform, ScalePercentilesd))
 
         def scaled(images: Tensor) -> Tensor:
             return torch.as_tensor(scale({"image": images})["image"])[None].float().to(device)
@@ -112,7 +109,7 @@ class BundleMethod:
             A function that maps a series to the input of the bundle's writer: the item with its registration in
             ``pred``, and ``metrics``.
         """
-        register, measure_item = self._prepare_item(), MeasureRegistrationd(similarity=False)
+        register, measure_item = self._prepare_item(), MeasureRegistrationd()
         return lambda series: measure_item(register(series))
 
     def _prepare_item(self) -> Callable[[Series], dict[str, Any]]:

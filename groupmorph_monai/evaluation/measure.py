@@ -16,7 +16,7 @@ from ..data.storage import IN_MEMORY, Storage
 from ..workflow.registration import lattice_fields
 from .metrics import accuracy, overlap, similarity, warp_labels
 
-__all__ = ["MeasureRegistrationd", "ValidationPicture", "WarpLabelsd", "average_of"]
+__all__ = ["MeasureRegistrationd", "MeasureSimilarityd", "ValidationPicture", "WarpLabelsd", "average_of"]
 
 
 class WarpLabelsd(Transform):
@@ -31,31 +31,31 @@ class WarpLabelsd(Transform):
         return {**data, "pred": {**data["pred"], "labels": warp_labels(labels, data["pred"]["ddf"])}}
 
 
+class MeasureSimilarityd(Transform):
+    """Add the image similarity before and after registration to the ``metrics`` of an evaluated item. `SeriesWriter`
+    computes it on the native images instead."""
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        pred = data["pred"]
+        covered = ((torch.as_tensor(data["coverage"]).to(pred["covered"]) > 0.5) & pred["covered"]).all(dim=0)
+        return {**data, "metrics": similarity(data["image"], pred["warped"], covered)}
+
+
 class MeasureRegistrationd(Transform):
-    """Add ``metrics``, a dict of numbers, to an evaluated item, from its images, fields, landmarks, and the labels
+    """Add to the ``metrics`` of an evaluated item, a dict of numbers, those of its fields, landmarks, and the labels
     warped by `WarpLabelsd`.
 
     Args:
         loss: negative ELBO, evaluated at the posterior mean as ``metrics["loss"]``; None omits it.
-        similarity: include image similarity. `SeriesWriter` computes it on the native images instead.
         storage: where the fields are kept.
     """
 
-    def __init__(
-        self,
-        loss: Callable[[Mapping[str, Tensor]], Tensor] | None = None,
-        similarity: bool = True,
-        storage: Storage = IN_MEMORY,
-    ):
-        self.loss, self.similarity, self.storage = loss, similarity, storage
+    def __init__(self, loss: Callable[[Mapping[str, Tensor]], Tensor] | None = None, storage: Storage = IN_MEMORY):
+        self.loss, self.storage = loss, storage
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         pred, landmarks = data["pred"], data.get("landmarks")
-        metrics = {}
-        if self.similarity:
-            covered = ((torch.as_tensor(data["coverage"]).to(pred["covered"]) > 0.5) & pred["covered"]).all(dim=0)
-            metrics = similarity(data["image"], pred["warped"], covered)
-        metrics |= accuracy(
+        metrics = data.get("metrics", {}) | accuracy(
             *lattice_fields(pred, data["image"].shape[1:]),
             torch.as_tensor(data["affine"]).cpu(),
             pred["transforms"],

@@ -83,7 +83,7 @@ class SeriesWriter:
     ):
         products = products or Products()
         products.check(series, home)
-        if products.itk_transforms:
+        if products.exports.itk_transforms:
             check_itk_path(Path(output_dir).resolve())
         lists = [[names] if isinstance(names, str) else names or [] for names in inputs]
         read = [*(frame.path for frame in series.frames), *chain.from_iterable(lists)]

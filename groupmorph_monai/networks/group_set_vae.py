@@ -13,13 +13,13 @@ from .gauss_newton_update import GaussNewtonUpdate
 from .layers import check_timepoints, cropped, init_leaky_relu_layers, leaky_relu, padded
 from .scriptable_geometry import continued_gradient, exponential, half_as_fine, upsampled
 
-__all__ = ["GroupSetVAE", "Update"]
+__all__ = ["FinerUpdate", "GroupSetVAE", "Update"]
 
 _SQUARINGS = 4  # number of squarings of the integration inside an update; the trained weights depend on it
 
 
 class Update(nn.Module):
-    """Update of z: features warped by the current z are compared with their mean over K.
+    """Update of z by features on its lattice, which are warped by the current z and compared with their mean over K.
 
     The least-squares step in each window (Lucas and Kanade 1981, for K volumes and their mean) is an input of a small
     convolutional network, which predicts the actual step.
@@ -27,12 +27,11 @@ class Update(nn.Module):
     Args:
         features: number of features per voxel.
         hidden: channels of the hidden layers.
-        finer: whether the lattice of the features has twice the resolution of the lattice of z.
     """
 
-    def __init__(self, features: int, hidden: int, finer: bool):
+    def __init__(self, features: int, hidden: int):
         super().__init__()
-        self.squarings, self.finer = _SQUARINGS, finer
+        self.squarings = _SQUARINGS
         self.feature_weight = nn.Parameter(torch.zeros(features))
         self.first = nn.Conv3d(features + 9, hidden, 3, padding=1)
         self.second = nn.Conv3d(hidden, hidden, 3, padding=1)
@@ -63,10 +62,15 @@ class Update(nn.Module):
 
     def warped(self, features: Tensor, z: Tensor) -> Tensor:
         """Warp features by the displacement of z, ``(B*K, C, *S)``."""
-        u = exponential(z, self.squarings)
-        if self.finer:
-            u = upsampled(u)
-        return displace(features, u)
+        return displace(features, self.to_features(exponential(z, self.squarings)))
+
+    def to_features(self, u: Tensor) -> Tensor:
+        """Interpolate a field on the lattice of z to that of the features."""
+        return u
+
+    def from_features(self, x: Tensor, gradients: int) -> Tensor:
+        """Average ``x`` to the lattice of z, whose voxels become the unit of the ``gradients`` gradients in it."""
+        return x
 
     def slopes(self, mean: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the gradient of the mean features ``(B, 1, C, *S)``: ``(B, C, 3, *S)``, unweighted and weighted."""
@@ -90,10 +94,8 @@ class Update(nn.Module):
         b = residual[:, :, :1] * weighted[:, :1]
         for c in range(1, residual.shape[2]):  # not all at once, as allocating the products would be slow
             b = torch.addcmul(b, residual[:, :, c : c + 1], weighted[:, c : c + 1])
-        b = b.flatten(0, 1)
-        if self.finer:
-            b = 2.0 * half_as_fine(b)
-            residual = half_as_fine(residual.flatten(0, 1)).unflatten(0, (-1, warped.shape[1]))
+        b = self.from_features(b.flatten(0, 1), 1)
+        residual = self.from_features(residual.flatten(0, 1), 0).unflatten(0, (-1, warped.shape[1]))
         # The gradient of the root is infinite at 0, as in a patch of air.
         return b, residual.square().mean(dim=2, keepdim=True).clamp_min(1e-12).sqrt(), residual
 
@@ -121,10 +123,7 @@ class Update(nn.Module):
         products = [
             (weighted[:, :, d] * slope[:, :, e]).sum(dim=1) for d, e in [(0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)]
         ]
-        a = torch.stack(products, dim=1)
-        if self.finer:
-            a = 4.0 * half_as_fine(a)  # a gradient per voxel of z is twice that per voxel of the features
-        a, b = window_mean(a, 1), window_mean(b, 1)
+        a, b = window_mean(self.from_features(torch.stack(products, dim=1), 2), 1), window_mean(b, 1)
         count = residual.shape[1]
         trace = a[:, :3].sum(dim=1, keepdim=True)
         step = self._solve(a, trace, b.unflatten(0, (-1, count)))
@@ -161,6 +160,16 @@ class Update(nn.Module):
         )
         step = -step / determinant.unsqueeze(2)
         return step / (1.0 + step.square().sum(dim=2, keepdim=True)).sqrt()
+
+
+class FinerUpdate(Update):
+    """Update of z by features on a lattice of twice its resolution."""
+
+    def to_features(self, u: Tensor) -> Tensor:
+        return upsampled(u)
+
+    def from_features(self, x: Tensor, gradients: int) -> Tensor:
+        return 2.0**gradients * half_as_fine(x)  # a gradient per voxel of z is twice that per voxel of the features
 
 
 class GroupSetVAE(nn.Module):
@@ -211,7 +220,7 @@ class GroupSetVAE(nn.Module):
         widths = [encoder_channels[0] + 1, *encoder_channels[1:]]
         self.compared = nn.ModuleList([nn.Conv3d(w, f, 3, padding=1) for w, f in zip(widths, features)])
         self.look = nn.ModuleList(  # of updates; the keys of trained weights contain the name
-            [Update(f, hidden_channels, finer=level == 3) for level, f in enumerate(reversed(features))]
+            [update(f, hidden_channels) for update, f in zip(3 * [Update] + [FinerUpdate], reversed(features))]
         )
         self.image_update = GaussNewtonUpdate(_SQUARINGS)
         self.velocity_offsets = nn.ModuleList(

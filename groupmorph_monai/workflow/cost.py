@@ -72,16 +72,17 @@ class RegistrationCost:
     @property
     def memory_gb(self) -> float:
         """Peak memory in 1e9 bytes."""
-        itk_gb = _ITK_TRANSFORMS_GB if self.products.itk_transforms else 0.0
+        itk_gb = _ITK_TRANSFORMS_GB if self.products.exports.itk_transforms else 0.0
         if self.scans_at_once:
             return streamed_gb(self.scans, self.grid, self.scans_at_once) + itk_gb
         return self._all_at_once_gb + itk_gb
 
     @property
     def _all_at_once_gb(self) -> float:
-        network_share = self.inferer.passes.share(self.grid.shape)
-        on_cpu, draws = torch.device(self.device).type == "cpu", bool(self.inferer.draws)
-        return all_at_once_gb(self.scans, self.grid, on_cpu, network_share, bool(self.levels), draws)
+        on_cpu = torch.device(self.device).type == "cpu"
+        lattice_step = self.levels[-1].step if on_cpu and self.levels else None
+        network_share = self.inferer.passes.share(self.grid.shape) if on_cpu else 0.0
+        return all_at_once_gb(self.scans, self.grid, lattice_step, network_share, bool(self.inferer.draws))
 
     @property
     def time(self) -> ProcessorTime:

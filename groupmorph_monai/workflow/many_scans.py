@@ -14,6 +14,7 @@ from ..probability.likelihood import Likelihood
 from ..space.grid import Grid
 from .free_memory import available_memory_gb
 from .memory_estimate import all_at_once_gb, streamed_gb
+from .schedule import Schedule
 from .streamed_network import streams
 
 __all__ = ["storage_for"]
@@ -58,7 +59,7 @@ def storage_for(
     if not scans or together or (reference is not None and not 0 <= reference < len(scans)):
         return Storage(None, folder)  # an invalid reference is reported by the reader
     grid, free_gb = working_grid(scans, spacing_mm, reference), available_memory_gb()
-    all_gb = all_at_once_gb(scans, grid)
+    all_gb = all_at_once_gb(scans, grid, Schedule().stages(grid.shape)[-1].step)
     if all_gb <= free_gb or all_gb <= streamed_gb(scans, grid, 1):
         return Storage(None, folder)
     at_once = 1

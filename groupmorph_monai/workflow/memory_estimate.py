@@ -9,7 +9,6 @@ from ..data.preprocessing.resampling import refined_voxels
 from ..data.writing.registration import FILES_AT_ONCE
 from ..space.grid import SLAB_VOXELS, Grid
 from .processor_time import QUALITY_SCANS, quality_voxels
-from .schedule import Schedule
 
 __all__ = ["all_at_once_gb", "streamed_gb"]
 
@@ -30,33 +29,24 @@ _STREAMING_PROGRAM, _ONCE, _AT_A_TIME = 0.9e9, 450, 90
 
 
 def all_at_once_gb(
-    scans: Sequence[Grid],
-    grid: Grid,
-    on_cpu: bool = True,
-    network_share: float = 1.0,
-    refined: bool = True,
-    draws: bool = False,
+    scans: Sequence[Grid], grid: Grid, lattice_step: int | None, network_share: float = 1.0, draws: bool = False
 ) -> float:
     """Estimate the peak memory with all scans in memory.
 
     Args:
         scans: grids of the K files.
         grid: working grid.
-        on_cpu: whether network and refinement run on the CPU.
-        network_share: share of the working grid in one window of the network.
-        refined: whether the velocity is refined, on the default schedule's finest lattice.
+        lattice_step: spacing of z on the finest level of the refinement; None without one on the CPU.
+        network_share: share of the working grid in one window of the network; 0 if it does not run on the CPU.
         draws: whether the posterior is sampled.
 
     Returns:
         Memory in 1e9 bytes.
     """
     files, one, voxels = sum(map(_voxels, scans)), _voxels(grid), len(scans) * _voxels(grid)
-    stages = [_RESULT * voxels + _MEASURING_ONE * one, _resampling(scans, grid)]
-    if on_cpu:
-        stages.append(_NETWORK * network_share * voxels)
-    if on_cpu and refined:
-        step = Schedule().stages(grid.shape)[-1].step
-        stages.append((_REFINING + _SOLVING / step**3) * voxels + _REFINING_ONE * one)
+    stages = [_RESULT * voxels + _MEASURING_ONE * one, _resampling(scans, grid), _NETWORK * network_share * voxels]
+    if lattice_step is not None:
+        stages.append((_REFINING + _SOLVING / lattice_step**3) * voxels + _REFINING_ONE * one)
     working = max(stages) + _DRAWING * draws * voxels
     writing = _WRITTEN * files + max(_slabs(scans), _comparing(scans))
     return (_PROGRAM + _READ * files + max(working, writing)) / 1e9

@@ -115,9 +115,9 @@ class ProcessorTime:
         products = self.products
         kinds = (
             (_FULL_FIELDS, products.fields == "full"),
-            (_ITK_TRANSFORMS, products.itk_transforms),
-            (_SEQUENCE, products.sequence),
-            (_DICOM, products.dicom),
+            (_ITK_TRANSFORMS, products.exports.itk_transforms),
+            (_SEQUENCE, products.exports.sequence),
+            (_DICOM, products.exports.dicom),
             (_KINETICS, products.kinetics is not None),
         )
         work = _WRITING + sum(work for work, requested in kinds if requested)

@@ -14,7 +14,7 @@ OF_THE_CONFIG = {
     "bundle_root", "series", "mask", "region", "output_dir", "model", "model_weights", "weights", "device",
     "dataset_dir", "donor", "network", "transformation", "inference", "evaluate", "training", "training_prior",
     "training_inferer", "command", "overlays", "epoch_length", "other_rank", "donor_images", "kl_weight_schedule",
-    "inferer#refinement", "cost", "cost_by_headers", "registering",
+    "inferer#refinement", "cost", "cost_by_headers", "registering", "training_phantoms", "validation_phantoms",
 }  # fmt: skip
 
 

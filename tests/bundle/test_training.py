@@ -161,7 +161,7 @@ def errors_mm(names, settings, prepare):
     for name, value in settings.items():
         parser[name] = value
     parser["max_iterations"] = settings["iterations_per_epoch"]
-    parser["train#dataset#data#phantoms"] = parser["validate#dataset#data#phantoms"]
+    parser["training_phantoms"] = "@validation_phantoms"
     torch.manual_seed(0)
     prepare(parser.get_parsed_content("network"))
     evaluator, trainer = (parser.get_parsed_content(name) for name in ("validate#evaluator", "train#trainer"))

@@ -14,7 +14,7 @@ from matplotlib.image import imread
 
 import groupmorph_monai as gm
 from groupmorph_monai.data import make_phantom
-from groupmorph_monai.data.contrast.kinetics import Kinetics, ToftsFit
+from groupmorph_monai.data.contrast.kinetics import Kinetics, SpoiledGradientEcho, ToftsFit
 from groupmorph_monai.data.contrast.pharmacokinetics import concentration, spgr_signal
 from groupmorph_monai.data.series import Frame, Series
 from groupmorph_monai.data.writing.products import Products
@@ -104,7 +104,7 @@ def test_registration_brings_the_ktrans_of_lesions_closer_to_the_truth():
     phantom = make_phantom(2, (48, 48, 40), max_motion_voxels=4.0)
     images, times_s = phantom["image"].numpy(), phantom["times_s"].tolist()
     warped = gm.register(images, phantom["affine"].numpy(), times_s, reference=0).warped
-    fit, _ = ToftsFit().for_series(Series(()))
+    fit = ToftsFit(sequence=SpoiledGradientEcho().for_series(Series(()))[0])
     fits = fit.before_and_after(images, np.nan_to_num(warped), np.isfinite(warped).all(axis=0), times_s)
     fits["sources"] = {}
     lesions, truth = phantom["lesion_mask"][0].numpy(), phantom["lesion_ktrans_per_min"].numpy()

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from groupmorph_monai.networks import AffineNet, GroupSetVAE, KrebsCVAE, MomentumNet
 from groupmorph_monai.networks.affine_net import affine_fit, normalised_coordinates, soft_match
 from groupmorph_monai.networks.gauss_newton_update import GaussNewtonUpdate
-from groupmorph_monai.networks.group_set_vae import Update
+from groupmorph_monai.networks.group_set_vae import FinerUpdate
 from groupmorph_monai.space import AffineFlow
 from groupmorph_monai.space.warping import displace
 
@@ -41,7 +41,7 @@ def test_the_warp_of_features_is_exact(axis, script):
 def test_an_update_moves_features_to_places_in_float32(monkeypatch):
     """Compare the arguments of grid_sample under autocast with those in float32."""
     torch.manual_seed(0)
-    update, features, grids = Update(2, 4, finer=True), torch.rand(2, 2, 160, 8, 10), []
+    update, features, grids = FinerUpdate(2, 4), torch.rand(2, 2, 160, 8, 10), []
     grid_sample = F.grid_sample
     monkeypatch.setattr(F, "grid_sample", lambda x, grid, **o: grids.append(grid) or grid_sample(x, grid, **o))
     z = F.interpolate(3 * torch.randn(2, 3, 5, 2, 2), size=(80, 4, 5), mode="trilinear", align_corners=True)

@@ -8,7 +8,7 @@ import torch
 from groupmorph_monai.apps.configs import bundle_root, config_files
 from groupmorph_monai.benchmarks.compare import BundleMethod
 from groupmorph_monai.benchmarks.memory import memory
-from groupmorph_monai.data import Products, ToftsFit
+from groupmorph_monai.data import Exports, Products, ToftsFit
 from groupmorph_monai.data.storage import IN_MEMORY, Storage
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.probability import FluidPrior, LocalCorrelation
@@ -21,6 +21,7 @@ from groupmorph_monai.workflow import (
     RegistrationInferer,
     Schedule,
     cost,
+    memory_estimate,
     processor_time,
 )
 
@@ -79,10 +80,19 @@ def test_memory_of_few_and_many_scans_as_measured(timepoints, size, options, pea
     assert cost.memory_gb == pytest.approx(peak_gb, rel=0.1)
 
 
+def test_memory_is_of_the_lattice_of_the_runs_own_schedule():
+    fine, coarse = (
+        RegistrationCost(series(4, (200, 160, 120)), inferer(schedule=Schedule(lattice_voxels=n))).memory_gb
+        for n in (2, 4)
+    )
+    nodes = 4 * 200 * 160 * 120 * (1 / 2**3 - 1 / 4**3)
+    assert fine - coarse == pytest.approx(memory_estimate._SOLVING * nodes / 1e9)
+
+
 def test_transforms_of_itk_take_the_memory_of_its_modules():
     written, without = (
-        RegistrationCost(series(2, (64, 64, 48)), inferer(), products=Products(itk_transforms=itk)).memory_gb
-        for itk in (True, False)
+        RegistrationCost(series(2, (64, 64, 48)), inferer(), products=Products(exports=exports)).memory_gb
+        for exports in (Exports(itk_transforms=True), Exports())
     )
     assert written - without == pytest.approx(0.72, rel=0.1)  # measured
 
@@ -99,8 +109,8 @@ def test_time_is_of_the_steps_in_units_of_this_machine(monkeypatch):
     fixed = 1e-8 * processor_time._PICTURE
     assert seconds(8) - fixed == pytest.approx(2 * (seconds() - fixed))
     assert seconds(refined=False, initial="none") < seconds(refined=False) < seconds() < seconds(draws=20)
-    written = [Products(), Products(fields="full"), Products(dicom=True), Products(sequence=True)]
-    written += [Products(itk_transforms=True), Products(kinetics=ToftsFit())]
+    written = [Products(), Products(fields="full"), Products(kinetics=ToftsFit())]
+    written += [Products(exports=Exports(**{name: True})) for name in ("itk_transforms", "sequence", "dicom")]
     assert min(seconds(products=products) for products in written[1:]) > seconds()
     apart = RegistrationCost(series(4, (96, 96, 64)), inferer()).time.searching_seconds
     assert apart == pytest.approx(1e-8 * 4 * processor_time._SEARCHING)

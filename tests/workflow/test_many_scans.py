@@ -125,7 +125,7 @@ def test_only_series_that_do_not_fit_are_taken_in_parts(four_d, tmp_path, monkey
         for k, file in enumerate(files):
             save_nifti(nifti_image(volumes[..., k], np.eye(4)), file)
     scans, network = header_grids([str(file) for file in files]), GroupSetVAE((4, 6, 6, 6), (2, 3, 3, 3), 6)
-    monkeypatch.setattr(many_scans, "all_at_once_gb", lambda scans, grid: 0.1 * len(scans) + 0.3)
+    monkeypatch.setattr(many_scans, "all_at_once_gb", lambda scans, grid, step: 0.1 * len(scans) + 0.3)
     monkeypatch.setattr(many_scans, "streamed_gb", lambda scans, grid, number: 0.4 + 0.05 * number)
     monkeypatch.setattr(many_scans, "available_memory_gb", lambda: 0.71)
     assert storage_for(scans).scans_at_once is None

@@ -22,42 +22,47 @@ LOG = "log.txt"
 _STATUS = "status.json"
 
 
-class Job(TypedDict):
-    """A command to run on one series.
+class SeriesKey(TypedDict):
+    """A series, and all that its result depends on.
 
     Args:
         name: name of the series and of its folder.
+        inputs, settings: hashes of the files, and of everything else that determines the result.
+    """
+
+    name: str
+    inputs: str
+    settings: str
+
+
+class Job(SeriesKey):
+    """A command to run on one series.
+
+    Args:
         files: the scans, or a folder of scans; empty for synthetic series.
         output: the cohort's folder.
         arguments: the command, one of `COMMANDS`, and its options, by name.
         cwd: folder in which the command was called.
-        inputs, settings: hashes of the files, and of everything else that determines the result.
         attempt: number of the attempt, from 1.
         threads: threads for the series; None for the worker's share of the cores.
         gpus: number of GPUs, assigned to local workers in turn.
     """
 
-    name: str
     files: list[str]
     output: str
     arguments: dict[str, Any]
     cwd: str
-    inputs: str
-    settings: str
     attempt: NotRequired[int]
     threads: NotRequired[int | None]
     gpus: NotRequired[int]
 
 
-class Status(TypedDict):
+class Status(SeriesKey):
     """Outcome of the last attempt of a series, the contents of ``status.json``. Fields that only the
     process of the series knows are missing if that process died."""
 
-    name: str
     state: Literal["failed", "finished"]
     error: str | None
-    inputs: str
-    settings: str
     attempt: int
     seconds: float
     memory_gb: NotRequired[float]

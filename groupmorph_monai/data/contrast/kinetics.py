@@ -42,7 +42,7 @@ from .pharmacokinetics import (
 )
 from .sequence_parameters import sequence_parameter
 
-__all__ = ["KINETIC_MAPS", "Fits", "Kinetics", "ToftsFit", "kinetic_maps"]
+__all__ = ["KINETIC_MAPS", "Fits", "Kinetics", "SpoiledGradientEcho", "ToftsFit", "kinetic_maps"]
 
 KINETIC_MAPS = (
     "ktrans",
@@ -89,8 +89,8 @@ class Fits(TypedDict):
     Args:
         before, after: fits with the same arrival time, that of the aligned series.
         enhancing: ``(*S)`` bool, where the aligned series takes up contrast agent.
-        enhancement, enhancement_ratio, time_to_peak_s: `peak_enhancement_percent` and the functions of these names of
-            the aligned series, ``(*S)``.
+        curve_maps: ``(*S)`` each, `peak_enhancement_percent`, `enhancement_ratio` and `time_to_peak_s` of the aligned
+            series.
         settings: all parameters of the fit.
         sources: source of each parameter of the sequence, if they are those of a series.
     """
@@ -98,24 +98,60 @@ class Fits(TypedDict):
     before: Kinetics
     after: Kinetics
     enhancing: np.ndarray
-    enhancement: np.ndarray
-    enhancement_ratio: np.ndarray
-    time_to_peak_s: np.ndarray
+    curve_maps: list[np.ndarray]
     settings: dict[str, Any]
     sources: NotRequired[dict[str, str]]
 
 
 @dataclass(frozen=True)
-class ToftsFit:
-    """Fit of the Tofts model to DCE-MRI with a spoiled gradient echo, such as FLASH, SPGR, VIBE or THRIVE.
+class SpoiledGradientEcho:
+    """Signal of a spoiled gradient echo, such as FLASH, SPGR, VIBE or THRIVE, as a function of the concentration.
 
     Args:
-        model: "tofts", or "extended_tofts" with blood plasma in each voxel.
-        arterial_input: population average, "parker" or "weinmann".
         t10_s: native T1 of the tissue of interest, the same for all voxels; None for the value of `for_series`, as for
             the next two parameters.
         repetition_time_s, flip_angle_deg: parameters of the sequence.
         relaxivity: relaxivity of the agent, 1/(s mmol/l).
+    """
+
+    t10_s: float | None = None
+    repetition_time_s: float | None = None
+    flip_angle_deg: float | None = None
+    relaxivity: float = RELAXIVITY
+
+    def for_series(self, series: Series) -> tuple["SpoiledGradientEcho", dict[str, str]]:
+        """Replace the parameters of the sequence that are None with those in the headers, or else by typical ones.
+
+        Returns:
+            The sequence, and the source of each of these parameters by name.
+        """
+        values, sources = {}, {}
+        for name, assumed in _ASSUMED.items():
+            value = getattr(self, name)
+            if value is not None:
+                values[name], sources[name] = value, "given"
+            else:
+                in_header = None if name == "t10_s" else sequence_parameter(series, name)
+                values[name], sources[name] = in_header or assumed
+        return replace(self, **values), sources
+
+    def concentration(self, curves: np.ndarray, baseline: int) -> Tensor:
+        """Convert signal ``(K, N)`` to concentration, mmol/l, relative to the mean of the first ``baseline`` scans."""
+        if self.t10_s is None or self.repetition_time_s is None or self.flip_angle_deg is None:
+            raise ValueError("expected T1, repetition time and flip angle, got None; use those of `for_series`")
+        ratio = curves / positive(curves[:baseline].mean(axis=0))
+        rate = relaxation_rate(ratio, self.t10_s, self.repetition_time_s, self.flip_angle_deg)
+        return torch.from_numpy((rate - 1 / self.t10_s) / self.relaxivity).float()
+
+
+@dataclass(frozen=True)
+class ToftsFit:
+    """Fit of the Tofts model to DCE-MRI.
+
+    Args:
+        model: "tofts", or "extended_tofts" with blood plasma in each voxel.
+        arterial_input: population average, "parker" or "weinmann".
+        sequence: sequence of the scans.
         arrival_s: arrival time of the agent, from the first scan; None for halfway between the last scan without and
             the first scan with agent. It is not fitted, as one scan per minute does not determine it: the arrival time
             with the smallest residual was wrong by up to 24 s on the package's phantoms.
@@ -125,10 +161,7 @@ class ToftsFit:
 
     model: str = "tofts"
     arterial_input: str = "parker"
-    t10_s: float | None = None
-    repetition_time_s: float | None = None
-    flip_angle_deg: float | None = None
-    relaxivity: float = RELAXIVITY
+    sequence: SpoiledGradientEcho = SpoiledGradientEcho()
     arrival_s: float | None = None
     mask: str | Sequence[str] | None = None
 
@@ -181,38 +214,22 @@ class ToftsFit:
         self._warn_of_assumptions(series)
 
     def _warn_of_assumptions(self, series: Series) -> None:
-        fit, sources = self.for_series(series)
+        sequence, sources = self.sequence.for_series(series)
         if any(sources[name].startswith("assumed") for name in ("repetition_time_s", "flip_angle_deg")):
             logger.warning(
                 "--kinetics: no header states the repetition time and flip angle, so typical values are assumed, on "
                 "which Ktrans depends; set yours with --set kinetics_repetition_time_s and kinetics_flip_angle_deg"
             )
-        field = sequence_parameter(series, "field_strength_t") if self.t10_s is None else None
+        field = sequence_parameter(series, "field_strength_t") if self.sequence.t10_s is None else None
         if field and abs(field[0] - _FIELD_T) > 0.5:
             logger.warning(
                 "--kinetics: the assumed native T1 of %g s is that of lesions and glands at %g T, but the %s says "
                 "%g T; Ktrans depends on it: set the T1 at your field strength with --set kinetics_t10_s",
-                fit.t10_s,
+                sequence.t10_s,
                 _FIELD_T,
                 field[1],
                 field[0],
             )
-
-    def for_series(self, series: Series) -> tuple["ToftsFit", dict[str, str]]:
-        """Replace the parameters of the sequence that are None with those in the headers, or else by typical ones.
-
-        Returns:
-            The fit, and the source of each of these parameters by name.
-        """
-        values, sources = {}, {}
-        for name, assumed in _ASSUMED.items():
-            value = getattr(self, name)
-            if value is not None:
-                values[name], sources[name] = value, "given"
-            else:
-                in_header = None if name == "t10_s" else sequence_parameter(series, name)
-                values[name], sources[name] = in_header or assumed
-        return replace(self, **values), sources
 
     def fit_series(
         self,
@@ -239,11 +256,11 @@ class ToftsFit:
         """
         if series.times_s is None:
             raise ValueError("series: expected acquisition times, got none")
-        fit, sources = self.for_series(series)
+        sequence, sources = self.sequence.for_series(series)
         if self.mask:
             region = read_region(self.mask, series, home)
             observed_mask = observed_mask & inside_region(region, series.frames[home].grid, transform)
-        fits = fit.before_and_after(native, warped, observed_mask, series.times_s)
+        fits = replace(self, sequence=sequence).before_and_after(native, warped, observed_mask, series.times_s)
         if fits is not None:
             fits["sources"] = sources
         return fits
@@ -270,14 +287,14 @@ class ToftsFit:
             logger.warning("--kinetics: no tissue takes up contrast agent after the first scan, so nothing was fitted")
             return None
         arrival_s = arrival_of_agent_s(warped[:, enhancing], times) if self.arrival_s is None else self.arrival_s
+        peak, time_s = peak_enhancement_percent(warped), time_to_peak_s(warped, times)
+        settings = asdict(self)
         return {
             "before": self.fit(native, body, times, arrival_s),
             "after": self.fit(warped, body, times, arrival_s),
             "enhancing": enhancing,
-            "enhancement": np.where(body, peak_enhancement_percent(warped), 0),
-            "enhancement_ratio": np.where(body, enhancement_ratio(warped, times, arrival_s), 0),
-            "time_to_peak_s": np.where(body, time_to_peak_s(warped, times), 0),
-            "settings": {**asdict(self), "arrival_s": arrival_s},
+            "curve_maps": [np.where(body, x, 0) for x in (peak, enhancement_ratio(warped, times, arrival_s), time_s)],
+            "settings": {**settings.pop("sequence"), **settings, "arrival_s": arrival_s},
         }
 
     def fit(self, volumes: np.ndarray, mask: np.ndarray, times_s: ArrayLike, arrival_s: float) -> Kinetics:
@@ -295,7 +312,7 @@ class ToftsFit:
         basis = torch.from_numpy(np.stack([uptake(since, kep, aif) for kep in _KEP_PER_MIN])).float()
         plasma, parts = torch.from_numpy(aif(since)).float(), []
         for part in np.array_split(curves, max(1, curves.shape[1] // _CHUNK), axis=1):
-            concentration = self._concentration(part, times, arrival_s)
+            concentration = self.sequence.concentration(part, max(1, int((times <= arrival_s).sum())))
             best_ktrans, squares = self._solve(concentration, basis, plasma)
             variance = (concentration - concentration.mean(0)).square().sum(0).clamp_min(1e-12)
             power = concentration.square().sum(0).clamp_min(1e-12)
@@ -303,15 +320,6 @@ class ToftsFit:
             parts.append(torch.stack([best_ktrans, (1 - squares / variance).clamp(0, 1), share]))
         ktrans[mask], r2[mask], residual[mask] = torch.cat(parts, dim=1).numpy()
         return Kinetics(ktrans, r2, residual)
-
-    def _concentration(self, curves: np.ndarray, times: np.ndarray, arrival_s: float) -> Tensor:
-        """Convert signal ``(K, N)`` to concentration in mmol/l, relative to the mean of the scans before arrival."""
-        if self.t10_s is None or self.repetition_time_s is None or self.flip_angle_deg is None:
-            raise ValueError("expected T1, repetition time and flip angle, got None; use those of `for_series`")
-        native = curves[: max(1, int((times <= arrival_s).sum()))].mean(axis=0)
-        ratio = curves / positive(native)
-        rate = relaxation_rate(ratio, self.t10_s, self.repetition_time_s, self.flip_angle_deg)
-        return torch.from_numpy((rate - 1 / self.t10_s) / self.relaxivity).float()
 
     def _solve(self, concentration: Tensor, basis: Tensor, plasma: Tensor) -> tuple[Tensor, Tensor]:
         """Solve ``concentration = Ktrans basis + vp plasma`` by least squares for each kep, with Ktrans and vp not
@@ -351,4 +359,4 @@ def kinetic_maps(fits: Fits | None) -> dict[str, np.ndarray]:
         return {}
     after, before = fits["after"], fits["before"]
     fitted = after.ktrans_per_min, before.ktrans_per_min, after.r2, before.r2
-    return dict(zip(KINETIC_MAPS, (*fitted, fits["enhancement"], fits["enhancement_ratio"], fits["time_to_peak_s"])))
+    return dict(zip(KINETIC_MAPS, (*fitted, *fits["curve_maps"])))

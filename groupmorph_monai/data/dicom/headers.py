@@ -78,19 +78,19 @@ def _with_reversed_rows(place: Place, rows: int) -> Place:
 
 def _plane(attributes: Attributes, path: str, frame: int, place: Place) -> Plane:
     clocks = moments(attributes)
+    scaling = Scaling(
+        _rescale(attributes, "RescaleSlope", 1.0),
+        _rescale(attributes, "RescaleIntercept", 0.0),
+        vendors.display_scale(attributes),
+    )
     return Plane(
         source=_source(attributes, place),
-        file=ImageFile(path, str(attributes.get("SOPInstanceUID", default=path)), frame),
+        file=ImageFile(path, str(attributes.get("SOPInstanceUID", default=path)), frame, scaling),
         place=place,
         keys=_keys(attributes) | {name: local for name, (local, _) in clocks.items()} | {"frame number": float(frame)},
         zones={name: zone for name, (_, zone) in clocks.items()},
         protocol=tuple(tuple(map(_plain, attributes.values(*names))) for names in PROTOCOL),
         diffusion=Diffusion(vendors.b_value(attributes), vendors.b_value_ge(attributes)),
-        scaling=Scaling(
-            _rescale(attributes, "RescaleSlope", 1.0),
-            _rescale(attributes, "RescaleIntercept", 0.0),
-            vendors.display_scale(attributes),
-        ),
     )
 
 

@@ -28,7 +28,7 @@ def read_voxels(volumes: Sequence[Volume]) -> list[np.ndarray]:
         InputError: If a slope or intercept is not finite.
     """
     for plane in (plane for volume in volumes for plane in volume):
-        if not math.isfinite(plane.scaling.slope + plane.scaling.intercept):
+        if not math.isfinite(plane.file.scaling.slope + plane.file.scaling.intercept):
             raise InputError(
                 f"{plane.file.path}: expected finite numbers as rescale slope and intercept, got others; correct the "
                 "header, or export the series again"
@@ -38,13 +38,13 @@ def read_voxels(volumes: Sequence[Volume]) -> list[np.ndarray]:
     for array, volume in zip(data, volumes):
         for target, plane in zip(array, volume):
             targets[plane.file.path].append((plane, target))
-    references = {volume[0].source.image_type: volume[0].scaling for volume in reversed(volumes)}
+    references = {volume[0].source.image_type: volume[0].file.scaling for volume in reversed(volumes)}
     for path, members in targets.items():
         frames = stored_values(path)
         for plane, target in members:
             (top, left), (rows, columns) = plane.file.corner, plane.source.raster.shape
             stored = frames[plane.file.frame, top : top + rows, left : left + columns]
-            target[:] = plane.scaling.apply(stored, references[plane.source.image_type])
+            target[:] = plane.file.scaling.apply(stored, references[plane.source.image_type])
     return [np.ascontiguousarray(array.T) for array in data]
 
 

@@ -60,23 +60,6 @@ class Source:
 
 
 @dataclass(frozen=True)
-class ImageFile:
-    """Location of a slice's pixels in a file.
-
-    Args:
-        path: the file.
-        uid: SOP instance UID, which copies of the file share.
-        frame: index in a multi-frame file.
-        corner: first row and column in a mosaic; ``(0, 0)`` otherwise.
-    """
-
-    path: str
-    uid: str
-    frame: int
-    corner: tuple[int, int] = (0, 0)
-
-
-@dataclass(frozen=True)
 class Place:
     """Position and orientation of a slice in the patient.
 
@@ -126,18 +109,36 @@ class Scaling:
 
 
 @dataclass(frozen=True)
+class ImageFile:
+    """A slice's pixels in a file.
+
+    Args:
+        path: the file.
+        uid: SOP instance UID, which copies of the file share.
+        frame: index in a multi-frame file.
+        scaling: conversion of stored to displayed values.
+        corner: first row and column in a mosaic; ``(0, 0)`` otherwise.
+    """
+
+    path: str
+    uid: str
+    frame: int
+    scaling: Scaling
+    corner: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
 class Plane:
     """One slice.
 
     Args:
         source: slices with equal sources form one stack.
-        file: location of its pixels.
+        file: its pixels.
         place: position and orientation in the patient.
         keys: numbers that may define the temporal order or the times, named as in `order`; times in seconds.
         zones: offset from UTC of each key that is a clock, in seconds; None if the header does not specify it.
         protocol: values of the parameters in `PROTOCOL`.
         diffusion: diffusion weighting.
-        scaling: conversion of stored to displayed values.
     """
 
     source: Source
@@ -147,7 +148,6 @@ class Plane:
     zones: Mapping[str, float | None]
     protocol: tuple[tuple[str, ...], ...]
     diffusion: Diffusion
-    scaling: Scaling
 
     def protocol_without(self, names: Collection[str]) -> tuple[tuple[str, ...], ...]:
         """Return the protocol without the parameters of these classic names."""

@@ -13,7 +13,7 @@ from ...errors import InputError
 from ...space.filters import gaussian_filter
 from ...space.warping import displace, voxel_grid
 
-__all__ = ["RandAffineMotiond", "RandContrastd", "RandMotiond", "RandSurfaced", "RandTimepointsd"]
+__all__ = ["RandAffineMotiond", "RandContrastd", "RandIntervald", "RandMotiond", "RandSurfaced", "RandTimepointsd"]
 
 _CELLS_VOXELS = (12.0, 40.0)  # minimum and maximum distance of the control points of random motion
 
@@ -67,15 +67,14 @@ class RandTimepointsd(MapTransform, RandomizableTransform):
     Args:
         keys: keys of series ``(K, *S)``; the same timepoints are selected from all.
         least, most: number of timepoints; series with fewer than ``most`` may keep all of theirs.
-        in_order: select consecutive timepoints in temporal order instead.
 
     Raises:
         InputError: If a series has fewer than ``least`` timepoints.
     """
 
-    def __init__(self, keys: KeysCollection = "image", least: int = 2, most: int = 6, in_order: bool = False):
+    def __init__(self, keys: KeysCollection = "image", least: int = 2, most: int = 6):
         super().__init__(keys)
-        self.least, self.most, self.in_order = least, most, in_order
+        self.least, self.most = least, most
 
     def randomize(self, timepoints: int) -> None:
         if timepoints < self.least:
@@ -84,11 +83,10 @@ class RandTimepointsd(MapTransform, RandomizableTransform):
                 "a smaller number, or remove the series"
             )
         most = min(self.most, timepoints)
-        number = self.R.randint(self.least, most + 1)
-        if self.in_order:
-            self.chosen = self.R.randint(timepoints - number + 1) + np.arange(number)
-        else:
-            self.chosen = self.R.permutation(timepoints)[:number]
+        self.chosen = self._choose(self.R.randint(self.least, most + 1), timepoints)
+
+    def _choose(self, number: int, timepoints: int) -> np.ndarray:
+        return self.R.permutation(timepoints)[:number]
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         item = dict(data)
@@ -96,6 +94,13 @@ class RandTimepointsd(MapTransform, RandomizableTransform):
         for key in self.key_iterator(item):
             item[key] = item[key][torch.as_tensor(self.chosen)]
         return item
+
+
+class RandIntervald(RandTimepointsd):
+    """Select an interval of timepoints, in temporal order, of as many as `RandTimepointsd` selects."""
+
+    def _choose(self, number: int, timepoints: int) -> np.ndarray:
+        return self.R.randint(timepoints - number + 1) + np.arange(number)
 
 
 def _stretched(points: torch.Tensor, size: Sequence[int]) -> torch.Tensor:

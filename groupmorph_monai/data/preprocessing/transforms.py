@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ..storage import IN_MEMORY, Storage
 from .intensities import intensity_range
 from .resampling import SAME_GRID_MM, resample, resample_series, working_grid
 
-__all__ = ["ClipSeriesd", "LoadSeriesd", "MatchPolarityd", "ScalePercentilesd"]
+__all__ = ["ClipSeriesd", "LoadSeriesd", "MatchPolarityd", "ScalePercentilesd", "ScaleSeriesd"]
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +169,7 @@ class LoadSeriesd(Transform):
 
 
 class ScalePercentilesd(Transform):
-    """Map two percentiles of the intensities of the item's ``image`` ``(K, *S)`` to 0 and 1, and clip.
+    """Map two percentiles of each timepoint's intensities in the item's ``image`` ``(K, *S)`` to 0 and 1, and clip.
 
     Percentiles exclude voxels outside the field of view, if the item has ``coverage`` ``(K, *S)``, which is above 0.5
     inside; and the background of masked scans, where more than 1 % of the voxels equal the minimum. If the two
@@ -179,47 +180,37 @@ class ScalePercentilesd(Transform):
 
     Args:
         lower, upper: percentiles, 0 to 100.
-        per_timepoint: scale each timepoint by its own percentiles instead of those of the series.
         storage: where to keep the result.
 
     Raises:
         InputError: If intensities, or their range, are not finite in float32.
     """
 
-    def __init__(
-        self,
-        lower: float = 1.0,
-        upper: float = 99.0,
-        per_timepoint: bool = True,
-        storage: Storage = IN_MEMORY,
-    ):
-        self.percentiles, self.per_timepoint, self.storage = (lower, upper), per_timepoint, storage
+    def __init__(self, lower: float = 1.0, upper: float = 99.0, storage: Storage = IN_MEMORY):
+        self.percentiles, self.storage = (lower, upper), storage
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         return {**data, "image": self._scaled(data["image"], data.get("coverage"))}
 
     def _scaled(self, series: torch.Tensor, coverage: torch.Tensor | None) -> torch.Tensor:
-        def covered(chunk: slice) -> np.ndarray:
-            part = np.asarray(series[chunk])
-            return np.broadcast_to(True, part.shape) if coverage is None else np.asarray(coverage[chunk]) > 0.5
-
-        if not self.per_timepoint:
-            low, high = self._limits(np.asarray(series), covered(slice(None)))
-            return self.storage.map(lambda part: ((part - low) / (high - low)).clamp(0, 1), series, dim=0)
-
-        def parts() -> Iterator[tuple[slice, tuple[torch.Tensor, ...]]]:
-            for chunk in self.storage.chunks(len(series)):
-                for k in range(chunk.start, chunk.stop):
-                    one = slice(k, k + 1)
-                    low, high = self._limits(np.asarray(series[one]), covered(one))
-                    yield one, ((series[one] - low).div_(high - low).clamp_(0, 1),)
-
-        (scaled,) = self.storage.collect(parts(), len(series), dim=0)
+        number = len(series)
+        timepoints = (slice(k, k + 1) for chunk in self.storage.chunks(number) for k in range(number)[chunk])
+        parts = (
+            (one, ((series[one] - low).div_(high - low).clamp_(0, 1),))
+            for one, (low, high) in zip(timepoints, self._limits(series, coverage))
+        )
+        (scaled,) = self.storage.collect(parts, number, dim=0)
         return MetaTensor(scaled, meta=series.meta) if isinstance(series, MetaTensor) else scaled
 
-    def _limits(self, volumes: np.ndarray, covered: np.ndarray) -> tuple[float, float]:
-        """Compute the intensities that are mapped to 0 and 1."""
-        values = volumes[covered] if covered.any() else volumes.ravel()
+    def _limits(self, series: torch.Tensor, coverage: torch.Tensor | None) -> Iterator[tuple[float, float]]:
+        """Yield the intensities that are mapped to 0 and 1 in each timepoint."""
+        for k in range(len(series)):
+            yield self._limits_of(series[k], None if coverage is None else coverage[k])
+
+    def _limits_of(self, volumes: torch.Tensor, coverage: torch.Tensor | None) -> tuple[float, float]:
+        values = np.asarray(volumes).ravel()
+        if coverage is not None and (covered := np.asarray(coverage).ravel() > 0.5).any():
+            values = values[covered]
         low, high = intensity_range(values, self.percentiles)
         if not high - low < np.finfo(np.float32).max:  # also true for NaN
             raise InputError(
@@ -227,6 +218,13 @@ class ScalePercentilesd(Transform):
                 "replace NaN, and rescale the others"
             )
         return low, high if high > low else np.inf  # constant images become 0
+
+
+class ScaleSeriesd(ScalePercentilesd):
+    """Scale all timepoints alike, by the percentiles of the whole series, otherwise as `ScalePercentilesd`."""
+
+    def _limits(self, series: torch.Tensor, coverage: torch.Tensor | None) -> Iterator[tuple[float, float]]:
+        return repeat(self._limits_of(series, coverage))
 
 
 class MatchPolarityd(Transform):

@@ -11,13 +11,13 @@ from ..contrast.kinetics import ToftsFit
 from ..reading.names import is_bids_name
 from ..reading.signature import read_text
 from .output_folder import check_contains_no_input
-from .products import ALWAYS_WRITTEN, REPORTS, Products
+from .products import ALWAYS_WRITTEN, REPORTS, Exports, Products
 from .replacement import REPORT, check_names, check_ownership, journals
 
 __all__ = ["check_result_folder", "earlier_result", "listed_result"]
 
 logger = logging.getLogger(__name__)
-_ALL = Products(itk_transforms=True, sequence=True, dicom=True, kinetics=ToftsFit(), jacobian=True).names(std=True)
+_ALL = Products(exports=Exports(True, True, True), kinetics=ToftsFit(), jacobian=True).names(std=True)
 
 
 def _pattern(names: Iterable[str]) -> re.Pattern[str]:

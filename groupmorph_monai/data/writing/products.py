@@ -11,11 +11,28 @@ from ..reading.regions import check_regions
 from ..series import Series
 from .replacement import REPORT
 
-__all__ = ["ALWAYS_WRITTEN", "DICOM_FOLDER", "REPORTS", "SEQUENCE", "TRANSFORM_SEQUENCE", "Products"]
+__all__ = ["ALWAYS_WRITTEN", "DICOM_FOLDER", "REPORTS", "SEQUENCE", "TRANSFORM_SEQUENCE", "Exports", "Products"]
 
 DICOM_FOLDER, SEQUENCE, TRANSFORM_SEQUENCE = "dicom", "warped.seq.nrrd", "transforms.seq.nrrd"
 REPORTS = (REPORT, "report.png", "report.html")
 ALWAYS_WRITTEN = ("warped.nii.gz", "mean.nii.gz", "coverage.nii.gz")
+
+
+@dataclass(frozen=True)
+class Exports:
+    """Copies of the results for other programs.
+
+    Args:
+        itk_transforms: write ``transform_KK.h5`` and ``inverse_transform_KK.h5``, equivalent to the fields.
+        sequence: write ``warped.seq.nrrd`` and ``transforms.seq.nrrd``, sequences for 3D Slicer.
+        dicom: write the aligned series with its motion to the folder ``dicom``, see `write_dicom`.
+        bids_names: write transforms and images under a second name as well, see `bids_name`.
+    """
+
+    itk_transforms: bool = False
+    sequence: bool = False
+    dicom: bool = False
+    bids_names: bool = False
 
 
 @dataclass(frozen=True)
@@ -25,10 +42,7 @@ class Products:
     Args:
         fields: "full" for fields on the grids of the scans, "compact" on the lattice from which they are interpolated,
             or "none".
-        itk_transforms: write ``transform_KK.h5`` and ``inverse_transform_KK.h5``, equivalent to the fields.
-        sequence: write ``warped.seq.nrrd`` and ``transforms.seq.nrrd``, sequences for 3D Slicer.
-        dicom: write the aligned series with its motion to the folder ``dicom``, see `write_dicom`.
-        bids_names: write transforms and images under a second name as well, see `bids_name`.
+        exports: copies for other programs.
         kinetics: fit that makes maps of contrast kinetics before and after: ``ktrans.nii.gz`` (1/min) and
             ``kinetic_r2.nii.gz``, and the same with ``_before``; and of the aligned series ``enhancement.nii.gz``
             (percent), ``enhancement_ratio.nii.gz`` and ``time_to_peak_s.nii.gz``; None for no maps.
@@ -40,10 +54,7 @@ class Products:
     """
 
     fields: str = "compact"
-    itk_transforms: bool = False
-    sequence: bool = False
-    dicom: bool = False
-    bids_names: bool = False
+    exports: Exports = Exports()
     kinetics: ToftsFit | None = None
     region: str | Sequence[str] | None = None
     jacobian: bool = False
@@ -59,10 +70,10 @@ class Products:
             raise InputError(f"write_fields: expected full, compact or none, got {self.fields!r}")
         if self.outside not in ("zero", "nan", "border"):
             raise InputError(f"outside: expected zero, nan or border, got {self.outside!r}")
-        if self.dicom and series.slices is None:
+        if self.exports.dicom and series.slices is None:
             path = series.frames[home].path
             raise InputError(f"--dicom: expected a series that was read from DICOM, got {path}; omit the option")
-        if self.dicom:
+        if self.exports.dicom:
             dicom_reader(Path(series.frames[home].path)).check_modality(series.dicom_slices[home][0])
         if self.kinetics is not None:
             self.kinetics.check(series, home)
@@ -76,11 +87,11 @@ class Products:
             "inverse_ddf_{}.nii.gz": self.fields != "none",
             "std_mm_{}.nii.gz": std,
             "jacobian_{}.nii.gz": self.jacobian,
-            "transform_{}.h5": self.itk_transforms,
-            "inverse_transform_{}.h5": self.itk_transforms,
-            SEQUENCE: self.sequence,
-            TRANSFORM_SEQUENCE: self.sequence,
-            DICOM_FOLDER: self.dicom,
+            "transform_{}.h5": self.exports.itk_transforms,
+            "inverse_transform_{}.h5": self.exports.itk_transforms,
+            SEQUENCE: self.exports.sequence,
+            TRANSFORM_SEQUENCE: self.exports.sequence,
+            DICOM_FOLDER: self.exports.dicom,
             **{f"{name}.nii.gz": self.kinetics is not None for name in KINETIC_MAPS},
         }
         return [*ALWAYS_WRITTEN, *(name for name, kept in kinds.items() if kept)]

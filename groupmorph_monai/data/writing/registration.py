@@ -206,19 +206,19 @@ class _Writer:
     def _write_products(self, aligned: np.ndarray) -> None:
         """Write the outputs that need the whole series, or a library that is not thread-safe."""
         products, times_s = self.products, self.series.times_s
-        if products.itk_transforms:
+        if products.exports.itk_transforms:
             for k, (transform, inverse) in enumerate(zip(self.transforms, self.inverses)):
                 write_itk_transform(transform, self.grid, self.folder / f"transform_{k:02d}.h5")
                 grid = self.series.frames[k].grid
                 write_itk_transform(inverse, grid, self.folder / f"inverse_transform_{k:02d}.h5")
-        if products.sequence:
+        if products.exports.sequence:
             write_sequence(aligned, self.grid, self.folder / SEQUENCE, times_s)
             lattices = [t.lattice for t in self.transforms]
             lattice = self.grid if products.fields == "full" else compact_grid(lattices, self.grid)
             write_transform_sequence(self.transforms, lattice, self.folder / TRANSFORM_SEQUENCE, times_s)
-        if products.dicom:
+        if products.exports.dicom:
             self._write_dicom(aligned, self.folder / DICOM_FOLDER)
-        if products.bids_names:
+        if products.exports.bids_names:
             self._add_bids_names()
 
     def _write_dicom(self, aligned: np.ndarray, folder: Path) -> None:

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from scipy.optimize import curve_fit
 
-from groupmorph_monai.data.contrast.kinetics import ToftsFit, kinetic_maps
+from groupmorph_monai.data.contrast.kinetics import SpoiledGradientEcho, ToftsFit, kinetic_maps
 from groupmorph_monai.data.contrast.pharmacokinetics import concentration, spgr_signal, uptake, weinmann_aif
 from groupmorph_monai.data.series import Frame, Series
 from groupmorph_monai.errors import InputError
 
 ARRIVAL_S = 30.0
 T10_S = 1.5
-FIT = partial(ToftsFit, t10_s=T10_S, repetition_time_s=0.005, flip_angle_deg=12.0)
+FIT = partial(ToftsFit, sequence=SpoiledGradientEcho(T10_S, 0.005, 12.0))
 MINUTES = np.arange(7) * 60.0  # of breast DCE-MRI
 SECONDS = np.arange(80) * 5.0
 TISSUES = ((0.05, 0.4), (0.16, 0.5), (0.6, 0.3))
@@ -122,8 +122,8 @@ def series_of(times=MINUTES, **slices):
 
 
 def test_parameters_without_a_header_are_assumed_with_a_warning(caplog):
-    fit, sources = ToftsFit().for_series(series_of())
-    assert (fit.repetition_time_s, fit.flip_angle_deg, fit.t10_s) == (0.005, 12, 1.5)
+    sequence, sources = SpoiledGradientEcho().for_series(series_of())
+    assert (sequence.repetition_time_s, sequence.flip_angle_deg, sequence.t10_s) == (0.005, 12, 1.5)
     assert all(source.startswith("assumed") for source in sources.values())
     ToftsFit().check(series_of())
     assert "typical values are assumed" in caplog.text
@@ -136,14 +136,14 @@ def test_the_native_t1_is_questioned_at_another_field_strength(tesla, warned, ca
     ToftsFit().check(scans)
     assert ("says 1.5 T" in caplog.text) == warned == bool(caplog.records)
     caplog.clear()
-    ToftsFit(t10_s=1.2).check(scans)
+    ToftsFit(sequence=SpoiledGradientEcho(t10_s=1.2)).check(scans)
     assert not caplog.records
 
 
 def test_parameters_of_the_user_override_the_header():
     scans = series_of(slices=([SimpleNamespace(number={"RepetitionTime": 4.1, "FlipAngle": 20.0}.get)],) * 7)
-    fit, sources = ToftsFit(flip_angle_deg=8.0).for_series(scans)
-    assert (fit.repetition_time_s, fit.flip_angle_deg) == (pytest.approx(0.0041), 8)
+    sequence, sources = SpoiledGradientEcho(flip_angle_deg=8.0).for_series(scans)
+    assert (sequence.repetition_time_s, sequence.flip_angle_deg) == (pytest.approx(0.0041), 8)
     assert sources["flip_angle_deg"] == "given" and sources["repetition_time_s"] == "DICOM header, RepetitionTime"
 
 

@@ -23,7 +23,7 @@ from pydicom.uid import ExplicitVRLittleEndian  # noqa: E402
 from groupmorph_monai.data.contrast.kinetics import ToftsFit  # noqa: E402
 from groupmorph_monai.data.reading.readers import read_series  # noqa: E402
 from groupmorph_monai.data.series import Frame  # noqa: E402
-from groupmorph_monai.data.writing.products import Products  # noqa: E402
+from groupmorph_monai.data.writing.products import Exports, Products  # noqa: E402
 from groupmorph_monai.data.writing.registration import write_registration  # noqa: E402
 from groupmorph_monai.space.transforms import AffineTransform  # noqa: E402
 
@@ -43,7 +43,7 @@ def written(request, tmp_path_factory):
     transforms = [AffineTransform(torch.eye(4, dtype=torch.float64)) for _ in series.frames]
     transforms[2] = AffineTransform(torch.tensor([[1.0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]).double())
     std = [Frame(np.full(frame.data.shape, 0.5, np.float32), frame.affine, "std") for frame in series.frames]
-    products = Products("none", dicom=True, kinetics=ToftsFit(), jacobian=True)
+    products = Products("none", exports=Exports(dicom=True), kinetics=ToftsFit(), jacobian=True)
     write_registration(series, transforms, folder / "out", std_mm=std, products=products)
     files = [pydicom.dcmread(path) for path in (folder / "out" / "dicom").rglob("*") if path.is_file()]
     assert {"motion", "maps", "images"} == {kind_of(file) for file in files}

@@ -19,7 +19,7 @@ from groupmorph_monai.data.series import Frame, Series  # noqa: E402
 from groupmorph_monai.data.writing import replacement  # noqa: E402
 from groupmorph_monai.data.writing.earlier_result import earlier_result  # noqa: E402
 from groupmorph_monai.data.writing.output_folder import atomic_folder  # noqa: E402
-from groupmorph_monai.data.writing.products import Products  # noqa: E402
+from groupmorph_monai.data.writing.products import Exports, Products  # noqa: E402
 from groupmorph_monai.data.writing.registration import write_registration  # noqa: E402
 from groupmorph_monai.errors import InputError  # noqa: E402
 from groupmorph_monai.space.grid import Grid  # noqa: E402
@@ -45,7 +45,7 @@ def aligned(study, folder, home=0, shift_mm=1.0):
     for k, matrix in enumerate(maps):
         matrix[0, 3] = shift_mm * (k != home)
     result = write_registration(
-        series, [AffineTransform(m) for m in maps], folder, home, products=Products("none", dicom=True)
+        series, [AffineTransform(m) for m in maps], folder, home, products=Products("none", exports=Exports(dicom=True))
     )
     return series, result
 
@@ -253,7 +253,7 @@ def test_maps_of_a_registration_lie_beside_its_images_and_are_no_scans(tmp_path)
     study = exports.save(exports.siemens(volumes(), AFFINE), tmp_path / "in")
     series = read_series(study)
     std = [Frame(np.full(SIZE, 0.5 + k, np.float32), series.frames[0].affine, "std") for k in range(4)]
-    products = Products("none", dicom=True, kinetics=ToftsFit(), jacobian=True)
+    products = Products("none", exports=Exports(dicom=True), kinetics=ToftsFit(), jacobian=True)
     product = [AffineTransform(torch.eye(4, dtype=torch.float64)) for _ in range(4)]
     result = write_registration(series, product, tmp_path / "out", std_mm=std, products=products)
     folder = tmp_path / "out" / "dicom"
@@ -287,7 +287,7 @@ def test_a_second_run_replaces_the_series_of_the_first_one_alone(tmp_path, monke
                 monkeypatch.setattr(replacement, "_exchanged", lambda *_: False)
             with atomic_folder(out, earlier_result(out)) as folder:
                 _, result = aligned(study, folder)
-                assert result["files"] == sorted(Products("none", dicom=True).names(std=False))
+                assert result["files"] == sorted(Products("none", exports=Exports(dicom=True)).names(std=False))
                 write_json(folder / "report.json", {"files": result["files"]})
             made = images(out / "dicom")
             assert len(made) == 4 * SIZE[2] and len({image.SeriesInstanceUID for image in made}) == 1
@@ -296,10 +296,10 @@ def test_a_second_run_replaces_the_series_of_the_first_one_alone(tmp_path, monke
 def test_series_that_cannot_be_written_as_dicom_are_refused_before_any_work(tmp_path):
     frame = Frame(volumes()[0].astype(np.float32), AFFINE, "scan.nii.gz")
     with pytest.raises(InputError, match="--dicom: expected a series that was read from DICOM, got scan.nii.gz"):
-        Products(dicom=True).check(Series((frame, frame)), 0)
+        Products(exports=Exports(dicom=True)).check(Series((frame, frame)), 0)
     study = exports.save(exports.siemens(volumes(), AFFINE, Modality="OT"), tmp_path / "in")
     with pytest.raises(InputError, match="expected MR or CT"):
-        Products(dicom=True).check(read_series(study), 0)
+        Products(exports=Exports(dicom=True)).check(read_series(study), 0)
 
 
 def by_dicom(item, points):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from groupmorph_monai.data import RandAffineMotiond, RandContrastd, RandMotiond, RandTimepointsd
+from groupmorph_monai.data import RandAffineMotiond, RandContrastd, RandIntervald, RandMotiond, RandTimepointsd
 
 
 def test_random_timepoints_are_the_series_own_each_once():
@@ -18,7 +18,7 @@ def test_random_timepoints_are_the_series_own_each_once():
 
 def test_timepoints_in_order_are_neighbours_in_time():
     series = torch.arange(8.0).view(8, 1, 1, 1).expand(8, 2, 2, 2)
-    draw, firsts = RandTimepointsd(("image", "times"), 2, 5, in_order=True).set_random_state(0), set()
+    draw, firsts = RandIntervald(("image", "times"), 2, 5).set_random_state(0), set()
     for _ in range(60):
         item = draw({"image": series, "times": 60 * torch.arange(8)})
         chosen = item["image"][:, 0, 0, 0].tolist()

@@ -14,6 +14,7 @@ from groupmorph_monai.data import (
     MakePhantomd,
     MatchPolarityd,
     ScalePercentilesd,
+    ScaleSeriesd,
     make_phantom,
     read_series,
 )
@@ -185,18 +186,18 @@ def test_landmarks_of_too_few_scans_or_of_other_points_are_refused(series, tmp_p
         LoadSeriesd()({"image": series, "landmarks": list(map(str, files))})
 
 
-@pytest.mark.parametrize("per_timepoint", [True, False])
-def test_percentiles_are_scaled_as_monai_does(per_timepoint):
+@pytest.mark.parametrize(("scale", "per_timepoint"), [(ScalePercentilesd, True), (ScaleSeriesd, False)])
+def test_percentiles_are_scaled_as_monai_does(scale, per_timepoint):
     series = MetaTensor(torch.randn(3, 9, 8, 7) * torch.tensor([1.0, 5, 30]).view(3, 1, 1, 1), affine=2 * torch.eye(4))
     monais = ScaleIntensityRangePercentiles(2, 90, 0, 1, clip=True, channel_wise=per_timepoint)(series)
-    ours = ScalePercentilesd(2, 90, per_timepoint)({"image": series, "other": 1})
+    ours = scale(2, 90)({"image": series, "other": 1})
     torch.testing.assert_close(torch.as_tensor(ours["image"]), torch.as_tensor(monais), atol=1e-6, rtol=1e-6)
     assert ours["other"] == 1 and torch.equal(ours["image"].affine, series.affine)
 
 
-@pytest.mark.parametrize("per_timepoint", [True, False])
+@pytest.mark.parametrize(("scale", "per_timepoint"), [(ScalePercentilesd, True), (ScaleSeriesd, False)])
 @pytest.mark.parametrize(("shown", "background"), [(0.004, 0.0), (0.05, 0.0), (0.5, -7.0)])
-def test_percentiles_are_those_of_what_a_masked_scan_shows(shown, background, per_timepoint):
+def test_percentiles_are_those_of_what_a_masked_scan_shows(shown, background, scale, per_timepoint):
     rng = np.random.default_rng(0)
     series = np.full((2, 40, 40, 40), background)
     number = int(shown * 40**3)
@@ -208,7 +209,7 @@ def test_percentiles_are_those_of_what_a_masked_scan_shows(shown, background, pe
         low, high = np.percentile(part[part != background], (1, 99))
         expected.append(np.clip((volume - low) / (high - low), 0, 1))
     image = MetaTensor(torch.tensor(series, dtype=torch.float32))
-    scaled = ScalePercentilesd(per_timepoint=per_timepoint)({"image": image})["image"]
+    scaled = scale()({"image": image})["image"]
     np.testing.assert_allclose(scaled, expected, atol=1e-5)
 
 

@@ -13,7 +13,7 @@ from groupmorph_monai.data.series import Frame, Series
 from groupmorph_monai.data.writing.applying import apply_field_to_points, combine_fields
 from groupmorph_monai.data.writing.fields import read_field
 from groupmorph_monai.data.writing.itk_transforms import write_itk_transform
-from groupmorph_monai.data.writing.products import Products
+from groupmorph_monai.data.writing.products import Exports, Products
 from groupmorph_monai.data.writing.registration import write_registration
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.space.grid import Grid
@@ -101,7 +101,8 @@ def result(tmp_path_factory):
     rng = np.random.default_rng(0)
     frames = [Frame(rng.normal(size=g.shape).astype(np.float32), g.affine.numpy(), "x") for g in grids]
     transforms = scan_transforms(grid("permuted", (14, 13, 12), (4.0, 3.5, 5.0)))
-    write_registration(Series(tuple(frames)), transforms, folder, products=Products("full", itk_transforms=True))
+    products = Products("full", exports=Exports(itk_transforms=True))
+    write_registration(Series(tuple(frames)), transforms, folder, products=products)
     return folder, transforms
 
 

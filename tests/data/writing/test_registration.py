@@ -37,7 +37,7 @@ from groupmorph_monai.data.writing.applying import apply_field
 from groupmorph_monai.data.writing.earlier_result import earlier_result, listed_result
 from groupmorph_monai.data.writing.nifti import write_image
 from groupmorph_monai.data.writing.output_folder import check_output_dir
-from groupmorph_monai.data.writing.products import Products
+from groupmorph_monai.data.writing.products import Exports, Products
 from groupmorph_monai.data.writing.registration import write_registration
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.space.grid import Grid
@@ -381,7 +381,7 @@ def test_second_names_are_those_of_bids_and_of_the_result(tmp_path, monkeypatch,
     if not links:
         monkeypatch.setattr(os, "link", no_link)
     series = save_frames(tmp_path / "in", [smooth_frame(), smooth_frame()])
-    result = write_result(series, tmp_path / "out", products=Products(bids_names=True))
+    result = write_result(series, tmp_path / "out", products=Products(exports=Exports(bids_names=True)))
     pairs = {
         "ddf_01.nii.gz": "from-scan01_to-common_mode-image_xfm.nii.gz",
         "inverse_ddf_01.nii.gz": "from-common_to-scan01_mode-image_xfm.nii.gz",
