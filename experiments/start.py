@@ -4,13 +4,11 @@ import argparse
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from groupmorph_monai.apps.suites.methods import bundle_method
-from groupmorph_monai.apps.suites.suite import add_seeds_and_weights, table_suite
+from groupmorph_monai.apps.suites.suite import add_seeds_and_weights, bundle_method, table_suite
 from groupmorph_monai.benchmarks.cases import synthetic_cases, with_landmarks_mm
 from groupmorph_monai.benchmarks.compare import BundleMethod, compare
 from groupmorph_monai.data import make_breast, make_thorax
@@ -31,7 +29,7 @@ def start_methods(weights: str | None, folder: str | Path) -> dict[str, BundleMe
     images_not_compared = {"network_def#updates": [2, 1, 1, 1, 0]}
     methods = {"network alone": bundle_method(weights, "effort/no_refine")}
     for effort, overlays in (("fast", ["effort/fast"]), ("default", [])):
-        methods[f"{effort}, from zero"] = replace(bundle_method(str(zero), *overlays), settings=images_not_compared)
+        methods[f"{effort}, from zero"] = bundle_method(str(zero), *overlays, **images_not_compared)
         methods[f"{effort}, from the network"] = bundle_method(weights, *overlays)
     return methods
 

@@ -11,7 +11,7 @@ from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 
 from groupmorph_monai.apps.configs import config_files
-from groupmorph_monai.apps.suites.methods import bundle_method
+from groupmorph_monai.apps.suites.suite import bundle_method
 from groupmorph_monai.benchmarks.compare import BundleMethod
 from groupmorph_monai.data.writing.output_folder import atomic_file
 from groupmorph_monai.workflow.literal import literal
@@ -133,7 +133,7 @@ class Trainings:
             A method that applies the trained network without refinement.
         """
         model = model or {}
-        method = replace(bundle_method(None, *overlays, "effort/no_refine"), settings=model)
+        method = bundle_method(None, *overlays, "effort/no_refine", **model)
         files, folder = config_files("train", train_overlays), self.folder / name
         return train_alike(method, files, folder, self.minutes, timepoints, self.progress, **model, **settings)
 

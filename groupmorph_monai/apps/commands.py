@@ -20,7 +20,6 @@ from .dry_run import describe_run
 from .places import absolute_paths, check_place, check_place_of_study
 from .registration_options import check_modes, registration
 from .run import checked_run, run_bundle
-from .suites.suite import suites_table
 
 __all__ = ["COMMANDS"]
 
@@ -164,7 +163,7 @@ def _with_codes(mode: str, args: argparse.Namespace, series: Sequence[str], **ch
 
 def benchmark(args: argparse.Namespace) -> None:
     if args.suite is None:
-        print("\n".join(suites_table(args.suites)))
+        print(args.suites)
         return
     seeds = getattr(args, "seeds", None) or ()
     if repeated := [seed for seed in seeds if seeds.count(seed) > 1]:

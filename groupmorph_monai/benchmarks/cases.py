@@ -12,11 +12,12 @@ from torch.nn.functional import interpolate
 from ..data.phantoms.phantom import follow, make_phantom, random_motion
 from ..data.preprocessing.transforms import LoadSeriesd
 from ..data.reading.readers import read_series
+from ..data.series import Frame, Series
 from ..errors import InputError
 from ..space.grid import transform_points
 from ..space.warping import voxel_grid
 
-__all__ = ["synthetic_cases", "upsampled_phantom", "warped_cases", "with_landmarks_mm"]
+__all__ = ["make_series", "synthetic_cases", "upsampled_phantom", "warped_cases", "with_landmarks_mm"]
 
 _TIMES_AS_FINE = 3  # factor of upsampling, as generating a phantom at full size takes longer than its registration
 
@@ -28,12 +29,19 @@ def synthetic_cases(
     return [{"name": f"phantom {seed}", **make_phantom(seed, size, timepoints, landmarks=2000)} for seed in seeds]
 
 
-def upsampled_phantom(size: Sequence[int], timepoints: int) -> tuple[np.ndarray, Tensor]:
-    """Generate a phantom on every third voxel and interpolate it: volumes ``(K, *S)`` and landmarks ``(K, P, 3)``."""
+def make_series(images: Tensor, affine: Tensor, name: str) -> Series:
+    """Make a series of volumes ``(K, *S)`` on the grid with ``affine`` ``(4, 4)``, named after their numbers."""
+    matrix = affine.double().numpy()
+    return Series(tuple(Frame(volume.numpy(), matrix, f"{name} {k}") for k, volume in enumerate(images)))
+
+
+def upsampled_phantom(size: Sequence[int], timepoints: int) -> tuple[Series, Tensor]:
+    """Generate a phantom on every third voxel of 1 mm and interpolate it: scans and landmarks ``(K, P, 3)``."""
     thinned = [max(16, round(n / _TIMES_AS_FINE)) for n in size]
     phantom = make_phantom(5, thinned, timepoints, max_motion_voxels=2.0, landmarks=500)
-    volumes = interpolate(phantom["image"][None], list(size), mode="trilinear", align_corners=True)[0].numpy()
-    return volumes, phantom["landmarks"] * torch.tensor([(n - 1) / (m - 1) for n, m in zip(size, thinned)])
+    volumes = interpolate(phantom["image"][None], list(size), mode="trilinear", align_corners=True)[0]
+    landmarks = phantom["landmarks"] * torch.tensor([(n - 1) / (m - 1) for n, m in zip(size, thinned)])
+    return make_series(volumes, torch.eye(4), "scan"), landmarks
 
 
 def with_landmarks_mm(phantom: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from monai.bundle import ConfigParser
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from ..data.phantoms.phantom import make_phantom
 from ..data.preprocessing.transforms import ScalePercentilesd
 from ..data.series import Series
 from ..evaluation.measure import MeasureRegistrationd
@@ -27,18 +26,9 @@ from ..workflow.memory import keep_freed_memory, peak_memory_gb
 from ..workflow.parsed_config import parsed_config
 from ..workflow.registration import ComposeTransformsd, timepoint_transforms
 from ..workflow.weights import load_weights
-from . import Row
 from .tables import mean_row
 
-__all__ = [
-    "BundleMethod",
-    "before_and_after_mm",
-    "compare",
-    "in_new_process",
-    "lesion_volume_error_percent",
-    "measure",
-    "scale",
-]
+__all__ = ["BundleMethod", "before_and_after_mm", "compare", "in_new_process", "lesion_volume_error_percent", "measure"]
 
 _INVERSE_STEPS = 40  # number of fixed-point steps to the inverse of a displacement, twice the default
 
@@ -203,7 +193,7 @@ def _accuracy(case: Case, ddf: Tensor, own_inverse: Tensor | None = None) -> dic
 
 def compare(
     cases: Iterable[Case], methods: Mapping[str, Method | BundleMethod], progress: Callable[[str], None] = print
-) -> list[Row]:
+) -> list[dict[str, Any]]:
     """Compare methods: one row per method with means over all cases. The first rows are the unregistered series and, if
     known, the true motion, which shows the error of the measurement.
 
@@ -227,23 +217,3 @@ def compare(
             rows.setdefault(name, []).append(row)
             progress(f"{case['name']}, {name}: {row['mean error, voxels']:.3f} voxels, {seconds:.1f} s")
     return [{"method": name, **mean_row(results)} for name, results in rows.items()]
-
-
-def scale(method: BundleMethod) -> list[Row]:
-    """Measure time and memory against K and against the number of voxels, with log-log slopes, where 1 is linear."""
-    shapes = [(k, (64, 64, 64)) for k in (2, 4, 8, 16)] + [(4, (n, n, n)) for n in (48, 96)]
-    rows = []
-    for timepoints, size in shapes:
-        series = make_phantom(11, size, timepoints)["image"]
-        _, seconds, peak_gb = measure(method, series)
-        voxels = int(np.prod(size))
-        rows.append({"K": timepoints, "voxels": voxels, "seconds": seconds, "peak memory, GB": peak_gb})
-        print(f"K = {timepoints}, {size}: {seconds:.1f} s, {peak_gb:.2f} GB")
-
-    def slope(chosen: list[Row], axis: str) -> float:
-        logs = np.log([[row[axis], row["seconds"]] for row in chosen])
-        return float(np.polyfit(logs[:, 0], logs[:, 1], 1)[0])
-
-    print(f"Slope of seconds against K: {slope([r for r in rows if r['voxels'] == 64**3], 'K'):.2f}")
-    print(f"Slope of seconds against voxels: {slope([r for r in rows if r['K'] == 4], 'voxels'):.2f}")
-    return rows

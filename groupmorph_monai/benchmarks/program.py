@@ -10,9 +10,9 @@ import torch
 from monai.bundle import ConfigParser
 from torch import Tensor
 
-from ..data.series import Frame, Series
 from ..space.grid import Grid
 from ..space.transforms import Transform
+from .cases import make_series
 from .compare import BundleMethod
 from .peers import MissingError
 from .peers.images import each_onto_first
@@ -38,7 +38,9 @@ class Program:
         if not Path(self.method.weights).is_file():
             raise MissingError(f"no weights: {Path(self.method.weights).name}; train them, see the bundle's README")
         register = self.method.prepare_whole()
-        return lambda images, affine: _fields(register(_series(images, affine)), images.shape[1:], affine)
+        return lambda images, affine: _fields(
+            register(make_series(images, affine, "timepoint")), images.shape[1:], affine
+        )
 
     def settings(self) -> dict[str, object]:
         """Return everything that determines the result apart from the series: configs, weights and code."""
@@ -69,11 +71,6 @@ class PairwiseProgram(Program):
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _series(images: Tensor, affine: Tensor) -> Series:
-    matrix = torch.as_tensor(affine).double().numpy()
-    return Series(tuple(Frame(volume.numpy(), matrix, f"timepoint {k}") for k, volume in enumerate(images)))
 
 
 def _fields(transforms: Sequence[Transform], size: Sequence[int], affine: Tensor) -> tuple[Tensor, Tensor]:

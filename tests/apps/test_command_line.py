@@ -44,8 +44,12 @@ def test_a_training_on_what_a_killed_run_was_replacing_leaves_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["register", "--help"], ["settings"], ["overlays"], ["register"]]
-)
+    "arguments",
+    [
+        ["--help"], ["--version"], ["register", "--help"], ["settings"], ["overlays"], ["register"],
+        ["benchmark", "--help"], ["benchmark", "reliability", "--help"], ["benchmark", "paper", "--help"],
+    ],
+)  # fmt: skip
 def test_nothing_heavy_is_imported_before_the_arguments_are_understood(arguments):
     code = (
         "import sys; from groupmorph_monai.apps.command_line import main\n"

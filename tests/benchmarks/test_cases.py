@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from groupmorph_monai.apps.suites.methods import bundle_method
+from groupmorph_monai.apps.suites.suite import bundle_method
 from groupmorph_monai.benchmarks.cases import warped_cases
 from groupmorph_monai.benchmarks.compare import compare
 from groupmorph_monai.data import make_phantom

@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from groupmorph_monai.benchmarks import compare as module
 from groupmorph_monai.benchmarks.compare import compare, lesion_volume_error_percent
 from groupmorph_monai.data import make_phantom
 from groupmorph_monai.space import voxel_grid
@@ -42,14 +41,3 @@ def test_the_volume_that_a_field_gives_a_lesion_is_its_jacobians():
     assert lesion_volume_error_percent(stretched, lesions) < 3
     expected = 100 * 0.5 * (abs(17 / 21 - 1) + abs(21 / 17 - 1))
     assert lesion_volume_error_percent(torch.zeros_like(stretched), lesions) == pytest.approx(expected, rel=1e-4)
-
-
-def test_the_slopes_are_those_of_seconds_that_grow_so(monkeypatch, capsys):
-    def measure(method, series):
-        return [], 2.0 * len(series) ** 1.5 * series[0].numel() ** 0.5, 1.0
-
-    monkeypatch.setattr(module, "measure", measure)
-    monkeypatch.setattr(module, "make_phantom", lambda seed, size, number: {"image": torch.empty(number, *size)})
-    rows, lines = module.scale(None), capsys.readouterr().out.splitlines()
-    assert {row["K"] for row in rows} == {2, 4, 8, 16} and len({row["voxels"] for row in rows}) == 3
-    assert lines[-2].endswith("against K: 1.50") and lines[-1].endswith("against voxels: 0.50")

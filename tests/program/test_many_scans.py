@@ -1,24 +1,20 @@
 """Series that are processed a few scans at a time, from files to files."""
 
+from argparse import Namespace
+
 import nibabel
 import numpy as np
 import pytest
 from json_files import read_json
 
 import groupmorph_monai as gm
-from groupmorph_monai.apps.configs import bundle_root, config_files
-from groupmorph_monai.benchmarks.compare import BundleMethod
-from groupmorph_monai.benchmarks.memory import memory
+from groupmorph_monai.apps.suites import memory as module
+from groupmorph_monai.apps.suites.suite import bundle_method
 from groupmorph_monai.data.phantoms.phantom import make_phantom
 from groupmorph_monai.data.series import Frame
 from groupmorph_monai.data.writing.nifti import write_image
 
 pytestmark = pytest.mark.slow
-METHOD = BundleMethod(
-    config_files("inference", ("effort/fast",)),
-    str(bundle_root() / "models" / "model.pt"),
-    settings={"initial_alignment": "none"},  # which holds 16 scans, however many there are
-)
 
 
 def test_a_few_scans_at_a_time_give_what_all_at_once_give(tmp_path):
@@ -43,11 +39,14 @@ def test_a_few_scans_at_a_time_give_what_all_at_once_give(tmp_path):
     assert (ours["scans_at_once"], theirs["scans_at_once"]) == (None, 2)
 
 
-def test_memory_does_not_grow_with_the_number_of_scans():
+def test_memory_does_not_grow_with_the_number_of_scans(monkeypatch):
     """Runs are in separate processes, as the peak memory of a process never falls."""
+    # The initial alignment holds 16 scans, however many there are.
+    method = bundle_method(None, "effort/fast", initial_alignment="none")
+    monkeypatch.setattr(module, "bundle_method", lambda weights: method)
     size, peaks = (40, 36, 32), {}
     for number in (32, 64):  # which the verdict measures in groups of 16
-        (row,) = memory(METHOD, [(number, size)], scans_at_once=2)
+        (row,) = module.memory(Namespace(weights=None), [(number, size, 2)])
         peaks[number] = row["peak memory, GB"]
     of_a_scan = 87 * 40 * 36 * 32 / 1e9  # where all are in memory
     # Peaks of equal runs differ by up to 6 scans; if all scans were in memory, 32 more would need 32.

@@ -7,8 +7,8 @@ import torch
 from scipy.ndimage import map_coordinates
 
 from groupmorph_monai.apps.command_line import main
+from groupmorph_monai.apps.suites.reliability import inside_share
 from groupmorph_monai.benchmarks.cases import with_landmarks_mm
-from groupmorph_monai.benchmarks.reliability import inside_share
 from groupmorph_monai.data import make_phantom
 from groupmorph_monai.data.writing.applying import apply_field_to_points
 

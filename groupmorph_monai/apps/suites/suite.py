@@ -4,24 +4,21 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ...benchmarks import Row
-from ..option_types import path, seed, spacing_mm
+from ..option_types import path, seed
 from ..places import check_place
 from ..run_options import add_output, add_run_options
 
+if TYPE_CHECKING:
+    from ...benchmarks.compare import BundleMethod
+
 __all__ = [
-    "SEEDS",
-    "Suite",
-    "add_patients",
-    "add_seeds",
-    "add_seeds_and_weights",
-    "add_series",
-    "add_suites",
-    "add_weights",
-    "suites_table",
+    "Row", "SEEDS", "Suite", "add_seeds", "add_seeds_and_weights", "add_suites", "add_weights", "bundle_method",
     "table_suite",
-]
+]  # fmt: skip
+
+Row = dict[str, Any]  # a row of a suite's table: numbers and text by column
 
 
 @dataclass(frozen=True)
@@ -66,8 +63,11 @@ def table_suite(
 
 
 def add_suites(parser: argparse.ArgumentParser, suites: Sequence[Suite]) -> None:
-    """Add a subcommand per suite. ``args.suite`` is the selected suite or None, and ``args.suites`` contains all."""
-    parser.set_defaults(suite=None, suites=suites, quiet=False, verbose=False, threads=None)
+    """Add a subcommand per suite. ``args.suite`` is the selected suite or None, and ``args.suites`` lists all of them
+    and their questions, one per line."""
+    width = max(len(suite.name) for suite in suites)
+    table = "\n".join(f"{suite.name:{width}}  {suite.question}" for suite in suites)
+    parser.set_defaults(suite=None, suites=table, quiet=False, verbose=False, threads=None)
     commands = parser.add_subparsers(metavar="NAME", title="suites")
     for suite in suites:
         description = f"{suite.question[:1].upper()}{suite.question[1:]}. {suite.description}"
@@ -77,12 +77,6 @@ def add_suites(parser: argparse.ArgumentParser, suites: Sequence[Suite]) -> None
         add_output(p, "benchmarks", "the page")
         suite.add_options(p)
         p.set_defaults(suite=suite)
-
-
-def suites_table(suites: Sequence[Suite]) -> list[str]:
-    """List the suites and their questions, one per line."""
-    width = max(len(suite.name) for suite in suites)
-    return [f"{suite.name:{width}}  {suite.question}" for suite in suites]
 
 
 SEEDS = (3001, 3002, 3003)  # of the pages in the docs
@@ -108,35 +102,10 @@ def add_seeds_and_weights(p: argparse.ArgumentParser) -> None:
     add_weights(p)
 
 
-def add_patients(p: argparse.ArgumentParser) -> None:
-    """Add ``--patients``, scans in which failures are planted, ``--seeds`` and ``--weights``."""
-    p.add_argument(
-        "--patients",
-        nargs="+",
-        type=path,
-        metavar="FILE",
-        help="plant failures in these scans, one 3D file per patient (default: in phantoms)",
-    )
-    add_seeds_and_weights(p)
+def bundle_method(weights: str | None, *overlays: str, **settings: Any) -> "BundleMethod":
+    """Make the method of inference.yaml, ``overlays`` and ``settings``, with the shipped weights by default."""
+    from ...benchmarks.compare import BundleMethod
+    from ..configs import bundle_root, config_files
 
-
-def add_series(p: argparse.ArgumentParser, required: bool) -> None:
-    """Add ``--series``, aligned scans to warp with known fields, its options, ``--seeds`` and ``--weights``."""
-    p.add_argument(
-        "--series",
-        nargs="+",
-        required=required,
-        type=path,
-        metavar="FILE",
-        help="aligned scans, to be warped with known fields" + ("" if required else " (default: synthetic series)"),
-    )
-    p.add_argument(
-        "--spacing-mm", type=spacing_mm, metavar="MM", help="voxel size of the warped scans (default: unchanged)"
-    )
-    p.add_argument(
-        "--mask",
-        type=path,
-        metavar="FILE",
-        help="evaluate errors of the warped scans only where this mask is above 0 (default: in bright regions)",
-    )
-    add_seeds_and_weights(p)
+    weights = weights or str(bundle_root() / "models" / "model.pt")
+    return BundleMethod(config_files("inference", overlays), weights, settings)

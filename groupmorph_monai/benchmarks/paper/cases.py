@@ -1,6 +1,7 @@
 """Series for the table: phantoms from seeds, or a folder of scans."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from ...data.reading.datalist import series_items
 from ...errors import InputError
 from ..cases import with_landmarks_mm
 
-__all__ = ["Case", "SOURCES", "cases"]
+__all__ = ["Case", "SOURCES", "cases", "growing_cases"]
 
 Series = Mapping[str, Any]
 Maker = Callable[[int, Sequence[int], int], Series]  # makes a series from a seed, a size and a number of timepoints
@@ -94,6 +95,17 @@ def cases(data: str, seeds: Sequence[int] = (), size: Sequence[int] | None = Non
     if not Path(data).is_dir():
         raise InputError(f"--data: expected one of {', '.join(SOURCES)}, or a folder of series, got {data!r}")
     return [_folder(item) for item in series_items(data, None, ())]
+
+
+def growing_cases(seed: int, size: Sequence[int] | None = None) -> Iterator[tuple[str, int, Case]]:
+    """Yield phantoms with 1/8, 1/4 and all of the voxels of ``size``, None for full size, then phantoms with 2, 4 and 6
+    timepoints: the axis, "voxels" or "timepoints", the number on it, and the case."""
+    size = size or SOURCES["phantom"].size
+    for factor in (8, 4, 1):
+        shape = [max(16, round(n / factor ** (1 / 3))) for n in size]
+        yield "voxels", math.prod(shape), cases("phantom", [seed], shape)[0]
+    for timepoints in (2, 4, 6):
+        yield "timepoints", timepoints, cases("phantom", [seed], size, timepoints)[0]
 
 
 def _seeded(data: str, make: Maker, seed: int, size: tuple[int, ...], timepoints: int) -> Case:

@@ -2,7 +2,6 @@
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,11 @@ from ...evaluation.report import versions
 from ..tables import markdown_table, three_digits, write_csv
 from . import published
 from .cells import NONE, TRUTH, Cell
-from .figures import draw_landmarks, draw_slices
+from .figures import draw_landmarks, draw_scaling, draw_slices
+from .methods import MethodDescription
 from .statistics import means, paired_differences
 
-__all__ = ["MethodDescription", "write_page"]
+__all__ = ["write_page"]
 
 # Column of the cells, title.
 _COLUMNS = {
@@ -47,21 +47,6 @@ Mean over the series, 95 % bootstrap interval, p of the Wilcoxon signed-rank tes
 series)."""
 
 
-@dataclass(frozen=True)
-class MethodDescription:
-    """Description of a method.
-
-    Args:
-        title: title in tables.
-        group_wise: whether it registers all timepoints at once.
-        ours: whether it belongs to this package.
-    """
-
-    title: str
-    group_wise: bool = False
-    ours: bool = False
-
-
 def write_page(
     cells: Sequence[Cell],
     rows: Mapping[str, MethodDescription],
@@ -76,7 +61,7 @@ def write_page(
         rows: descriptions of the methods, by name.
         against: method to which the others are compared.
         settings: settings of the run, stated on the page.
-        scaling: data of `draw_scaling`, drawn to ``paper_scaling.png``.
+        scaling: data of `draw_scaling`.
     """
     titles = {NONE: "No registration", TRUTH: "Truth", **{name: row.title for name, row in rows.items()}}
     table, differences = means(cells), paired_differences(cells, against)
@@ -85,6 +70,8 @@ def write_page(
     write_csv(differences, output / "paper_differences.csv")
     draw_slices(cells, titles, output / "paper_slices.png")
     boxes = draw_landmarks(cells, titles, output / "paper_landmarks.png")
+    if scaling:
+        draw_scaling(scaling, titles, output / "paper_scaling.png")
     parts = [
         "# Table 1",
         "; ".join(f"{name}: {value}" for name, value in settings.items()) + ".",

@@ -3,7 +3,8 @@ import csv
 import numpy as np
 
 from groupmorph_monai.benchmarks.paper.cells import Cell
-from groupmorph_monai.benchmarks.paper.page import MethodDescription, expectations, write_page
+from groupmorph_monai.benchmarks.paper.methods import MethodDescription
+from groupmorph_monai.benchmarks.paper.page import expectations, write_page
 
 ROWS = {
     "elastix-breast": MethodDescription("Elastix, breast"),
@@ -28,7 +29,8 @@ def test_the_page_holds_every_row_and_says_why_one_is_empty(tmp_path):
         Cell("phantom 1", "ants-mi", "not installed: ants; pip install 'groupmorph-monai[peers]'", {}, {}),
         done("set-refined", 0.25, 20.0),
     ]
-    page = write_page(cells, ROWS, tmp_path, "set-refined", {"data": "phantom"}).read_text(encoding="utf-8")
+    scaling = [{"method": "set-refined", "axis": "voxels", "at": 10.0**n, "seconds": 10.0**n} for n in (3, 4)]
+    page = write_page(cells, ROWS, tmp_path, "set-refined", {"data": "phantom"}, scaling).read_text(encoding="utf-8")
     assert "| No registration | - | - | - | - | - | 1.83 ± 0.5 |" in page
     assert "| ANTs SyN, MI | not installed: ants; pip install 'groupmorph-monai[peers]' |" in page
     assert "| Elastix, breast | landmarks mm | 1 | 0.75 | - | - | - |" in page
@@ -37,7 +39,8 @@ def test_the_page_holds_every_row_and_says_why_one_is_empty(tmp_path):
         rows = list(csv.DictReader(file))
     assert [row["method"] for row in rows] == ["none", "elastix-breast", "ants-mi", "set-refined"]
     assert rows[1]["landmarks_mm_mean"] == "1.0" and rows[2]["status"].startswith("not installed")
-    expected = {"paper.md", "paper.csv", "paper_differences.csv", "paper_slices.png", "paper_landmarks.png"}
+    expected = {"paper.md", "paper.csv", "paper_differences.csv"}
+    expected |= {f"paper_{name}.png" for name in ("slices", "landmarks", "scaling")}
     assert {file.name for file in tmp_path.iterdir()} == expected
 
 

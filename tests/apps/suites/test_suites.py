@@ -2,10 +2,12 @@
 
 import argparse
 import csv
+from pathlib import Path
 
 import pytest
 
 from experiments.__main__ import EXPERIMENTS
+from groupmorph_monai.apps import suites
 from groupmorph_monai.apps.command_line import main
 from groupmorph_monai.apps.suites import SUITES
 from groupmorph_monai.errors import InputError
@@ -21,8 +23,8 @@ def measured(monkeypatch):
         methods.update(chosen)
         return [{"method": name, "seconds": 1.0} for name in chosen]
 
-    monkeypatch.setattr("groupmorph_monai.apps.suites.measurements.synthetic_cases", lambda seeds: [])
-    monkeypatch.setattr("groupmorph_monai.apps.suites.measurements.compare", compare)
+    monkeypatch.setattr("groupmorph_monai.benchmarks.cases.synthetic_cases", lambda seeds: [])
+    monkeypatch.setattr("groupmorph_monai.benchmarks.compare.compare", compare)
     return methods
 
 
@@ -64,6 +66,11 @@ def test_without_a_name_the_suites_are_listed(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [suite.name for suite in SUITES]
     assert all(suite.question in line and len(line) < 120 for suite, line in zip(SUITES, lines))
+
+
+def test_each_suite_is_a_file_of_its_name():
+    files = {file.stem for file in Path(suites.__file__).parent.glob("*.py")}
+    assert files - {"__init__", "suite"} == {suite.name for suite in SUITES}
 
 
 def test_experiments_are_no_suites_of_the_package(capsys):

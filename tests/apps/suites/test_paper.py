@@ -10,8 +10,10 @@ import time
 import pytest
 
 from groupmorph_monai.apps.command_line import main
-from groupmorph_monai.apps.suites import paper_table
+from groupmorph_monai.apps.suites.paper import table_method
 from groupmorph_monai.benchmarks.paper.cases import cases
+from groupmorph_monai.benchmarks.paper.cells import Cell
+from groupmorph_monai.benchmarks.paper.methods import METHODS
 from groupmorph_monai.benchmarks.program import PairwiseProgram, Program
 from groupmorph_monai.evaluation.metrics import landmark_distances_mm
 from groupmorph_monai.space import ScalingAndSquaring
@@ -62,11 +64,11 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
 
 
 def test_rows_are_what_their_names_say():
-    methods = {name: paper_table.table_method(name) for name in paper_table.ROWS}
+    methods = {name: table_method(name) for name in METHODS}
     ours = {name: method for name, method in methods.items() if isinstance(method, Program)}
-    assert set(ours) == {name for name, row in paper_table.ROWS.items() if row.ours}
+    assert set(ours) == {name for name, row in METHODS.items() if row.ours}
     pair_wise = {name for name, method in ours.items() if isinstance(method, PairwiseProgram)}
-    assert pair_wise == {name for name in ours if not paper_table.ROWS[name].group_wise}
+    assert pair_wise == {name for name in ours if not METHODS[name].group_wise}
     weights = {name: os.path.basename(program.method.weights) for name, program in ours.items()}
     assert {weights[name].split("_")[0].split(".")[0] for name in pair_wise} == {"voxelmorph"}
     assert weights["groupmorph-all-diff"] == "groupmorph.pt" and weights["voxelmorph-diff"] == "voxelmorph.pt"
@@ -79,6 +81,30 @@ def test_rows_are_what_their_names_say():
         assert velocity == (name.endswith("-diff") or name.startswith("set-"))
         one = type(inferer.alignment).__name__ == "ReferenceAlignment"
         assert one == ("-one" in name and not name.startswith("set-") or name.startswith("voxelmorph"))
+
+
+def test_time_is_measured_on_growing_phantoms(monkeypatch, tmp_path):
+    drawn = []
+
+    def fill(series, methods, *arguments):
+        seconds = {"seconds": float(series[0].load()["image"].numel())}
+        none, failed = Cell(series[0].name, "none", "ok", {}, {}), Cell(series[0].name, "greedy", "failed", {}, {})
+        return [none, failed, *(Cell(series[0].name, name, "ok", seconds, {}) for name in methods)]
+
+    def write_page(cells, rows, output, against, settings, scaling):
+        drawn.extend(scaling)
+        (output / "paper.md").touch()
+        return output / "paper.md"
+
+    monkeypatch.setattr("groupmorph_monai.benchmarks.paper.cells.fill", fill)
+    monkeypatch.setattr("groupmorph_monai.benchmarks.paper.page.write_page", write_page)
+    options = ["--methods", "demons", "--seeds", "1", "--size", "32", "24", "20", "--timepoints", "2", "--scaling"]
+    assert main(["benchmark", "paper", *options, "--output", str(tmp_path)]) == 0
+    sizes = [(6, 16 * 16 * 16), (6, 20 * 16 * 16), *((timepoints, 32 * 24 * 20) for timepoints in (6, 2, 4, 6))]
+    assert [row["seconds"] for row in drawn] == [timepoints * voxels for timepoints, voxels in sizes]
+    ats = [*(voxels for _, voxels in sizes[:3]), 2, 4, 6]
+    assert [(row["axis"], row["at"]) for row in drawn] == list(zip(["voxels"] * 3 + ["timepoints"] * 3, ats))
+    assert {row["method"] for row in drawn} == {"demons"}
 
 
 @pytest.mark.parametrize(

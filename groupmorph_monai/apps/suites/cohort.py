@@ -3,11 +3,9 @@
 import heapq
 from collections.abc import Sequence
 
-import numpy as np
+from .suite import Row, table_suite
 
-from . import Row
-
-__all__ = ["cohort", "simulate"]
+__all__ = ["COHORT", "cohort", "simulate"]
 
 _MEDIAN_S = 217.0  # time for six scans of 371 x 371 x 180 voxels on two cores, including writing
 _SPREAD = 0.3  # standard deviation of the logarithm of that time, due to sizes, stragglers and shared cores
@@ -47,11 +45,10 @@ def simulate(
     return end, float(sum(seconds) + sum(seconds[n] for n in failing))
 
 
-def cohort(
-    series: int = 10_000,
-    workers: Sequence[int] = (1, 10, 100, 1000),
-) -> list[Row]:
+def cohort(series: int = 10_000, workers: Sequence[int] = (1, 10, 100, 1000)) -> list[Row]:
     """Simulate a study for each number of workers, one row each."""
+    import numpy as np
+
     rng = np.random.default_rng(0)
     seconds = _MEDIAN_S * np.exp(_SPREAD * rng.standard_normal(series))
     failing = np.flatnonzero(rng.random(series) < _FAILING_SHARE)
@@ -69,3 +66,8 @@ def cohort(
         )
         print(f"{number} workers: {end / 3600:.1f} hours")
     return rows
+
+
+COHORT = table_suite(
+    "cohort", "hours for 10,000 series on 1 to 1,000 workers, simulated", lambda p: None, lambda args: cohort()
+)

@@ -1,10 +1,12 @@
 import os
 import time
+from argparse import Namespace
 
 import pytest
 from faults import KILLED, in_a_child, kill
 
-from groupmorph_monai.benchmarks import contention as module
+from groupmorph_monai.apps.suites import contention as module
+from groupmorph_monai.benchmarks import compare
 
 
 def parent_of(pid):
@@ -29,8 +31,8 @@ def test_rows_are_measured_beside_as_many_busy_processes(monkeypatch, capsys):
         beside.append(len(children()) - idle)
         return [], 2.0 + len(beside), 1.0
 
-    monkeypatch.setattr(module, "measure", measure)
-    rows = module.contention(None, cores=2, size=(16, 16, 16))
+    monkeypatch.setattr(compare, "measure", measure)
+    rows = module.contention(Namespace(weights=None, threads=2), size=(16, 16, 16))
     assert beside == [0, 2, 4] and len(children()) == idle
     assert [row["times as long"] for row in rows] == pytest.approx([1, 4 / 3, 5 / 3]) and len(
         capsys.readouterr().out.splitlines()

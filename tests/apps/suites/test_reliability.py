@@ -1,8 +1,10 @@
+from argparse import Namespace
+
 import pytest
 import torch
 
-from groupmorph_monai.benchmarks import reliability as module
-from groupmorph_monai.benchmarks.reliability import inside_share, reliability, standardised_errors
+from groupmorph_monai.apps.suites import reliability as module
+from groupmorph_monai.apps.suites.reliability import inside_share, reliability, standardised_errors
 
 
 def test_the_nominal_share_of_normal_errors_lies_inside_an_interval():
@@ -56,10 +58,13 @@ def test_the_table_tells_who_claims_too_much_and_an_interrupted_run_goes_on(tmp_
         points = (torch.rand(1, landmarks, 3, generator=torch.Generator().manual_seed(seed)) * 16 + 4).round()
         return {"image": timepoints, "landmarks": points.expand(timepoints, -1, -1)}
 
-    monkeypatch.setattr(module, "make_phantom", phantom)
+    monkeypatch.setattr("groupmorph_monai.data.phantoms.phantom.make_phantom", phantom)
     monkeypatch.setattr(module, "_NEWTON_STEPS", 1)  # white fields have no common point to go to
     methods = {"bold": Method(0.05), "honest": Method(0.2)}
-    rows = reliability(methods, tmp_path, [1, 2], (2, 3), (0.02,))
+    monkeypatch.setattr(module, "_OVERLAYS", {name: [name] for name in methods})
+    monkeypatch.setattr(module, "bundle_method", lambda weights, name, std_draws: methods[name])
+    args = Namespace(weights=None, output=tmp_path, seeds=[1, 2])
+    rows = reliability(args, (2, 3), (0.02,))
     assert [(row["method"], row["K"], row["cases"]) for row in rows] == [
         ("bold", 2, 2), ("bold", 3, 2), ("honest", 2, 2), ("honest", 3, 2)
     ]  # fmt: skip
@@ -67,5 +72,6 @@ def test_the_table_tells_who_claims_too_much_and_an_interrupted_run_goes_on(tmp_
     assert all(row["of 90 %"] == pytest.approx(90, abs=1) for row in rows[2:])
     assert rows[2]["mean standard deviation, voxels"] == pytest.approx(0.2 / 2**0.5)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["reliability.jsonl", "reliability.png"]
-    again = reliability(methods, tmp_path, [1, 2, 3], (2, 3), (0.02,))
+    args.seeds = [1, 2, 3]
+    again = reliability(args, (2, 3), (0.02,))
     assert methods["bold"].calls == 6 and [row["cases"] for row in again] == [3] * 4

@@ -1,30 +1,27 @@
 """Calibration of the predicted uncertainty against known motion (compare VoxelMorph-diff, Section 4.4.4)."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import argparse
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from matplotlib.figure import Figure
-from scipy.stats import norm
-from torch import Tensor
+from .suite import Row, add_seeds_and_weights, bundle_method, table_suite
 
-from ..data.phantoms.phantom import make_phantom
-from ..space.transforms import interpolate
-from . import Row
-from .compare import BundleMethod
-from .figures import save_figure
-from .json_lines import JsonLines
-from .tables import mean_row
+if TYPE_CHECKING:
+    from torch import Tensor
 
-__all__ = ["LEVELS", "inside_share", "reliability"]
+    from ...benchmarks.compare import BundleMethod
+
+__all__ = ["RELIABILITY", "inside_share", "reliability", "standardised_errors"]
 
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95)  # nominal coverage of the central intervals of the errors
+_OVERLAYS = {"refined": [], "network alone": ["effort/no_refine"]}
 _SIZE_VOXELS = (48, 48, 48)  # of the phantoms
 _NEWTON_STEPS = 5  # steps to find the points of the common space; enough, as fields change little over a step
 
 
-def standardised_errors(landmarks: Tensor, ddf: Tensor, inverse_ddf: Tensor, std: Tensor) -> Tensor:
+def standardised_errors(landmarks: "Tensor", ddf: "Tensor", inverse_ddf: "Tensor", std: "Tensor") -> "Tensor":
     """Divide the errors of landmark components by their predicted standard deviations.
 
     As the common space is the mean of the series, points of the common space are chosen so that the mean of their
@@ -38,6 +35,10 @@ def standardised_errors(landmarks: Tensor, ddf: Tensor, inverse_ddf: Tensor, std
     Returns:
         ``(K * P * 3,)``.
     """
+    import torch
+
+    from ...space.transforms import interpolate
+
     common = torch.stack([p + interpolate(u, p) for p, u in zip(landmarks, inverse_ddf)]).mean(dim=0)
     for _ in range(_NEWTON_STEPS):
         errors = torch.stack([common + interpolate(u, common) - p for p, u in zip(landmarks, ddf)])
@@ -46,39 +47,34 @@ def standardised_errors(landmarks: Tensor, ddf: Tensor, inverse_ddf: Tensor, std
     return ((errors - errors.mean(dim=0)) / predicted.clamp_min(1e-6)).flatten()
 
 
-def inside_share(errors: Tensor, level: float) -> float:
+def inside_share(errors: "Tensor", level: float) -> float:
     """Compute the share of standardised errors inside the central interval of probability ``level``."""
-    return float((errors.abs() <= norm.ppf(0.5 + level / 2)).double().mean())
+    return float(((errors.abs() / 2**0.5).erf() <= level).double().mean())
 
 
 def reliability(
-    methods: Mapping[str, BundleMethod],
-    folder: str | Path,
-    seeds: Iterable[int],
-    timepoints: Sequence[int] = (2, 4, 6, 10),
-    noises: Sequence[float] = (0.02, 0.08),
+    args: argparse.Namespace, timepoints: Sequence[int] = (2, 4, 6, 10), noises: Sequence[float] = (0.02, 0.08)
 ) -> list[Row]:
-    """Compare predicted coverage of the errors with the observed one, on phantoms.
+    """Compare predicted coverage of the errors with the observed one, on a phantom for each seed, K and noise.
 
-    The result of every case is a line in ``reliability.jsonl`` in ``folder``, from which an interrupted run resumes:
-    delete the file after changing a method. ``reliability.png`` shows the curves.
-
-    Args:
-        methods: methods whose inferers return ``ddf_std``, by name.
-        seeds: random seeds of the phantoms; one case for each seed, K and noise.
-        timepoints: numbers K of timepoints.
-        noises: noise of the phantoms, as in `make_phantom`.
+    The result of every case is a line in ``reliability.jsonl``, from which an interrupted run resumes: delete the file
+    after changing a method. ``reliability.png`` shows the curves.
 
     Returns:
         A row for each method, K and noise, with means over the seeds: observed coverage in percent for each level, and
         mean standard deviation.
     """
-    log = JsonLines(Path(folder) / "reliability.jsonl")
+    from ...benchmarks.json_lines import JsonLines
+    from ...benchmarks.tables import mean_row
+    from ...data.phantoms.phantom import make_phantom
+
+    methods = {name: bundle_method(args.weights, *overlays, std_draws=20) for name, overlays in _OVERLAYS.items()}
+    log = JsonLines(Path(args.output) / "reliability.jsonl")
     results = {tuple(line["case"]): line["result"] for line in log.read()}
     if results:
         print(f"{log.file}: {len(results)} results of an earlier run")
     rows: dict[tuple[str, int, float], list[dict[str, float]]] = {}
-    for seed, count, noise, (name, method) in product(seeds, timepoints, noises, methods.items()):
+    for seed, count, noise, (name, method) in product(args.seeds, timepoints, noises, methods.items()):
         case = (name, count, noise, seed)
         if case not in results:
             results[case] = _measure(method, make_phantom(seed, _SIZE_VOXELS, count, landmarks=2000, noise=noise))
@@ -89,11 +85,13 @@ def reliability(
         {"method": name, "K": count, "noise": noise, "cases": len(cells), **mean_row(cells)}
         for (name, count, noise), cells in sorted(rows.items())
     ]
-    _picture(table, Path(folder) / "reliability.png")
+    _draw(table, Path(args.output) / "reliability.png")
     return table
 
 
-def _measure(method: BundleMethod, case: Mapping[str, Tensor]) -> dict[str, float]:
+def _measure(method: "BundleMethod", case: Mapping[str, "Tensor"]) -> dict[str, float]:
+    import torch
+
     inferer, network, scaled = method.parts()
     with torch.no_grad():
         result = inferer(scaled(case["image"]), network)
@@ -103,7 +101,11 @@ def _measure(method: BundleMethod, case: Mapping[str, Tensor]) -> dict[str, floa
     return {**shares, "mean standard deviation, voxels": float(fields[-1].mean())}
 
 
-def _picture(rows: Sequence[Row], file: Path) -> None:
+def _draw(rows: Sequence[Row], file: Path) -> None:
+    from matplotlib.figure import Figure
+
+    from ...benchmarks.figures import save_figure
+
     figure = Figure(figsize=(9, 6), dpi=100, layout="constrained")
     axis = figure.subplots()
     axis.plot([0, 100], [0, 100], "k:", label="perfectly calibrated")
@@ -114,3 +116,6 @@ def _picture(rows: Sequence[Row], file: Path) -> None:
     axis.set(xlabel="predicted coverage, %", ylabel="observed coverage, %", aspect="equal")
     figure.legend(fontsize="small", loc="outside right center")
     save_figure(figure, file)
+
+
+RELIABILITY = table_suite("reliability", "calibration of the predicted uncertainty", add_seeds_and_weights, reliability)

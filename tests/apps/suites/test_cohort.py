@@ -1,6 +1,6 @@
 import pytest
 
-from groupmorph_monai.benchmarks.cohort import cohort, simulate
+from groupmorph_monai.apps.suites.cohort import cohort, simulate
 
 
 @pytest.mark.parametrize(
