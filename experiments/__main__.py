@@ -17,8 +17,6 @@ from .start import START
 from .surfaces import SURFACES
 from .symmetry import SYMMETRY
 
-__all__ = ["EXPERIMENTS", "main"]
-
 EXPERIMENTS = (MODELS, SHAPES, INTEGRATORS, CODES, SURFACES, AFFINE, SYMMETRY, COVARIANCE, START)
 
 

@@ -19,8 +19,6 @@ from groupmorph_monai.workflow.affine_alignment import GroupAffine
 from .suite import add_seeds_and_minutes, trainings
 from .trained_alike import refined
 
-__all__ = ["AFFINE", "affine_cases", "align_by_steps"]
-
 
 def affine_cases(seeds: Iterable[int], **options: object) -> list[dict]:
     """Make cases for `compare`: a phantom per seed.

@@ -26,8 +26,6 @@ from .suite import add_minutes, trainings
 if TYPE_CHECKING:
     from sklearn.cross_decomposition import CCA
 
-__all__ = ["CODES", "canonical_components", "codes", "predict_classes"]
-
 _COLUMNS = ("motion, voxels", "registered, voxels", "motion to transport, voxels", "transported, voxels")
 
 

@@ -20,8 +20,6 @@ from groupmorph_monai.evaluation.metrics import folding_percent
 from .suite import add_seeds_and_minutes, trainings
 from .trained_alike import HALF_THE_FILTERS
 
-__all__ = ["COVARIANCE", "draws", "heart_cases", "matched_smoothing_voxels", "roughness"]
-
 
 def heart_cases(seeds: Iterable[int], size: Sequence[int] = (48, 48, 32), landmarks: int = 2000) -> list[dict]:
     """Make cases for `compare`: a beating heart per seed, with alternating kinds of motion.

@@ -31,8 +31,6 @@ from groupmorph_monai.workflow.batches import as_images
 from groupmorph_monai.workflow.parsed_config import parsed_config
 from groupmorph_monai.workflow.weights import load_weights
 
-__all__ = ["Patches", "distil", "fit_variance", "refine_series"]
-
 Pair = tuple[Tensor, Tensor]  # images (K, *S), and velocities (K, 3, *S / 2) on every second voxel
 _AVERAGE = 0.002  # share of the newest weights in the average
 _ROUNDED_VOXELS = 0.05  # distance, in voxels of the lattice, below which the loss is quadratic

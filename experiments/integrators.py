@@ -13,8 +13,6 @@ from groupmorph_monai.evaluation.metrics import folding_percent
 from groupmorph_monai.space.integrate import AdaptiveSolver, Euler, MidpointSquaring, RungeKutta4, ScalingAndSquaring
 from groupmorph_monai.space.warping import compose
 
-__all__ = ["INTEGRATORS", "integrators"]
-
 
 def integrators(
     seeds: Iterable[int], size: Sequence[int] = (64, 64, 64), max_velocity_voxels: float = 8.0

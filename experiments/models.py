@@ -10,8 +10,6 @@ from groupmorph_monai.benchmarks.compare import compare
 from .suite import add_seeds_and_minutes, trainings
 from .trained_alike import refined
 
-__all__ = ["MODELS"]
-
 _EXTENSIONS = ("modes/bidirectional", "posteriors/smoothed", "priors/temporal")  # of GroupMorph
 # Small volumes allow more iterations in a short time.
 _SMALL = {"phantom_size_voxels": [48, 48, 48], "patch_size_voxels": [32, 32, 32], "symmetry_weight": 0.0}

@@ -13,8 +13,6 @@ from torch import Tensor
 from groupmorph_monai.data.writing.output_folder import atomic_file
 from groupmorph_monai.workflow.weights import read_weights
 
-__all__ = ["pair_weights"]
-
 _HEADS = ("mean_head.weight", "mean_head.bias", "variance_head.weight", "variance_head.bias")
 
 

@@ -20,8 +20,6 @@ from groupmorph_monai.space.integrate import ScalingAndSquaring
 from groupmorph_monai.space.warping import compose, voxel_grid, warp
 from groupmorph_monai.workflow import Refinement, Schedule
 
-__all__ = ["SHAPES", "make_shapes", "shapes"]
-
 _TIMES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 

@@ -13,8 +13,6 @@ from groupmorph_monai.benchmarks.cases import synthetic_cases, with_landmarks_mm
 from groupmorph_monai.benchmarks.compare import BundleMethod, compare
 from groupmorph_monai.data import make_breast, make_thorax
 
-__all__ = ["START", "breast_cases", "start", "start_methods", "thorax_cases"]
-
 _COLUMNS = ("mean error, voxels", "95 %, voxels", "folds, %", "seconds")
 
 

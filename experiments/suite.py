@@ -13,8 +13,6 @@ from groupmorph_monai.apps.suites.suite import add_seeds
 
 from .trained_alike import Trainings
 
-__all__ = ["add_minutes", "add_seeds_and_minutes", "trainings"]
-
 
 def add_minutes(p: argparse.ArgumentParser) -> None:
     """Add ``--minutes``."""

@@ -23,8 +23,6 @@ from groupmorph_monai.workflow.literal import literal
 from .suite import add_minutes, trainings
 from .trained_alike import HALF_THE_FILTERS
 
-__all__ = ["SURFACES", "compare_overlap", "pair_subjects"]
-
 _TEST_SHARE, _TRAINING_PAIRS, _TEST_PAIRS = 0.25, 200, 20
 
 

@@ -13,8 +13,6 @@ from groupmorph_monai.evaluation.metrics import inverse_consistency_mm
 from .covariance import heart_cases
 from .suite import add_seeds_and_minutes, trainings
 
-__all__ = ["SYMMETRY", "asymmetry"]
-
 
 def asymmetry(cases: Sequence[Mapping], methods: Mapping[str, BundleMethod]) -> list[dict]:
     """Measure the inverse consistency of each pair's map with that of the exchanged pair.

@@ -11,8 +11,6 @@ from pathlib import Path
 
 from groupmorph_monai.benchmarks.tables import markdown_table
 
-__all__ = ["MEASURED", "PAGES", "page_with_tables"]
-
 MEASURED = Path(__file__).parent / "measured"
 PAGES = Path(__file__).parents[1] / "bundle" / "docs"
 

@@ -16,8 +16,6 @@ from groupmorph_monai.benchmarks.compare import BundleMethod
 from groupmorph_monai.data.writing.output_folder import atomic_file
 from groupmorph_monai.workflow.literal import literal
 
-__all__ = ["HALF_THE_FILTERS", "Trainings", "refined", "train_alike"]
-
 # Half of VoxelMorph-diff's filters allow four times as many iterations in the same time.
 HALF_THE_FILTERS = {
     "network_def#encoder_channels": [16, 32, 32, 32, 32],

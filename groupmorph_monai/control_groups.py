@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["control_groups"]
-
 CGROUPS = Path("/proc/self/cgroup")
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 

@@ -1,7 +1,5 @@
 """The exception for errors that the user can correct."""
 
-__all__ = ["InputError"]
-
 
 class InputError(ValueError):
     """Invalid input or setting. The message is one line: the file or argument, the expected and the actual value, and

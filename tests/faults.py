@@ -6,8 +6,6 @@ import traceback
 
 import torch
 
-__all__ = ["KILLED", "at_every_call", "in_a_child", "kill"]
-
 KILLED = -signal.SIGKILL  # exit code of a child in which `kill` was called
 
 # Functions that change the disk, or wait for it.

@@ -2,8 +2,6 @@
 
 from groupmorph_monai.probability import Posterior
 
-__all__ = ["MeanPosterior"]
-
 
 class MeanPosterior(Posterior):
     def draw(self, mean, log_variance):

@@ -11,8 +11,6 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-__all__ = ["ELSEWHERE", "Elsewhere", "Traffic"]
-
 if torch.cuda.is_available():
     pytest.skip("PyTorch's autograd serves one device beside the CPU, here a GPU", allow_module_level=True)
 

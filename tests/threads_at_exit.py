@@ -3,8 +3,6 @@
 import atexit
 from pathlib import Path
 
-__all__ = ["print_at_exit"]
-
 
 def print_at_exit():
     atexit.register(lambda: print("threads at exit:", *names(), flush=True))

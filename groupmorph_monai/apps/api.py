@@ -31,8 +31,6 @@ from .input_errors import find_input_error
 from .places import absolute_paths
 from .run import checked_run
 
-__all__ = ["Registration", "register"]
-
 
 @dataclass(frozen=True, eq=False)
 class Registration:

@@ -13,8 +13,6 @@ from .run_options import add_output, add_run_options
 from .suites import SUITES
 from .suites.suite import add_suites
 
-__all__ = ["make_parser"]
-
 Commands: TypeAlias = "argparse._SubParsersAction[OptionParser]"  # not generic when the program runs
 
 

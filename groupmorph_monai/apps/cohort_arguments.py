@@ -7,8 +7,6 @@ from ..errors import InputError
 from .kinds import Number, Whole
 from .option_types import number
 
-__all__ = ["add_worker_options", "check_worker_options", "on_workers"]
-
 
 def _shard(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)

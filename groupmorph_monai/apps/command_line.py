@@ -17,8 +17,6 @@ from .signals import STOPPED
 from .standard_output import discard, tolerant_output
 from .threads import limit_threads
 
-__all__ = ["main", "run_command"]
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""

@@ -21,8 +21,6 @@ from .places import absolute_paths, check_place, check_place_of_study
 from .registration_options import check_modes, registration
 from .run import checked_run, run_bundle
 
-__all__ = ["COMMANDS"]
-
 
 def _typed(args: argparse.Namespace) -> str:
     """Return the command as typed, for the report."""

@@ -9,8 +9,6 @@ import yaml
 
 from ..errors import InputError
 
-__all__ = ["bundle_root", "config_files", "overlay_names", "overlays_table", "read_configs"]
-
 _BASES = {"evaluate": ("inference",)}
 
 

@@ -19,8 +19,6 @@ from ..evaluation.report import format_table
 from ..space.grid import transform_points
 from ..space.transforms import Transform
 
-__all__ = ["print_verdict", "run_demo"]
-
 SEED = 7  # not used to train or validate the shipped weights
 
 

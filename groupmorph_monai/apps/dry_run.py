@@ -18,8 +18,6 @@ from ..workflow.free_memory import available_memory_gb
 from ..workflow.processor_time import ProcessorTime
 from ..workflow.weights import load_weights
 
-__all__ = ["describe_run"]
-
 
 def describe_run(parser: ConfigParser, output_dir: str, started_s: float) -> None:
     """Print the grids, memory, time and files of a registration.

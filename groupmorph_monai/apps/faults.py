@@ -17,8 +17,6 @@ from typing import TextIO
 from .. import __version__
 from .input_errors import chain_of_causes
 
-__all__ = ["keep_log", "print_waiting_log", "report_fault", "thread_errors_logged"]
-
 logger = logging.getLogger(__name__)
 
 _FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S")

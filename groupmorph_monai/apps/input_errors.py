@@ -6,8 +6,6 @@ import re
 
 from ..errors import InputError
 
-__all__ = ["chain_of_causes", "find_config_error", "find_input_error"]
-
 _NO_GPU_MEMORY = re.compile(r"\b(CUDA|HIP|MPS|XPU)\b.*out of memory|STATUS_ALLOC_FAILED|CUFFT_ALLOC_FAILED")
 _NO_MEMORY = re.compile(r"can't allocate memory|out of memory|Unable to allocate", re.IGNORECASE)
 

@@ -11,8 +11,6 @@ from types import FrameType
 from .input_errors import chain_of_causes
 from .signals import stopping_signals
 
-__all__ = ["catch_signals", "exit_code", "interruptible", "release_folders"]
-
 _STATS_HANDLERS = ("train", "validate")  # names in train.yaml; their loggers have their own handlers
 
 

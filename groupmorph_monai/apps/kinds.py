@@ -4,8 +4,6 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-__all__ = ["Choice", "Flag", "Kind", "List", "Number", "OrNone", "Text", "Whole"]
-
 
 class Kind(ABC):
     """The values that a setting may take. ``str`` describes them."""

@@ -19,8 +19,6 @@ from ..errors import InputError
 from ..evaluation.metrics import nmi
 from .api import Registration, register
 
-__all__ = ["RegisterTimeSeriesGroupMorph"]
-
 _AIR_HU = -1024  # lowest intensity of CT
 
 

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from typing import Any, NoReturn
 
-__all__ = ["OptionParser"]
-
 # Messages of argparse and their replacements.
 _WORDINGS = (
     (r"argument (.+?): ignored explicit argument (.+)", r"\1: expected no value, got \2"),

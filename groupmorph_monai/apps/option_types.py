@@ -7,20 +7,6 @@ from collections.abc import Callable
 
 from .kinds import Kind, Number, Whole
 
-__all__ = [
-    "device",
-    "folder",
-    "number",
-    "path",
-    "pattern",
-    "positive",
-    "reference",
-    "scan",
-    "seed",
-    "spacing_mm",
-    "transform_file",
-]
-
 _UNEXPANDED = re.compile("~[^/]*/|~$")
 _FILE = re.compile(r".*\.(nii|nii\.gz|mha|mhd|nrrd|nhdr|h5|csv|tsv|json|html)", re.IGNORECASE | re.DOTALL)
 

@@ -12,8 +12,6 @@ from .configs import config_files, read_configs
 from .setting_values import setting_value
 from .settings import SETTINGS
 
-__all__ = ["check_overlays", "check_used"]
-
 _SWITCH = re.compile(r"\$not @(\w+)")
 # Folders of mutually exclusive overlays, with the options that select them.
 _ALTERNATIVES = {

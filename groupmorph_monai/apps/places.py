@@ -6,8 +6,6 @@ from pathlib import Path
 
 from ..errors import InputError
 
-__all__ = ["absolute_paths", "check_current_folder", "check_place", "check_place_of_study"]
-
 
 def check_current_folder() -> None:
     """Refuse to run in a folder that was removed, as libraries cannot be loaded from there.

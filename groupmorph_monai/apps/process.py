@@ -18,8 +18,6 @@ from .signals import STOPPED
 from .suggestions import suggestion
 from .threads import limit_threads
 
-__all__ = ["check_options", "prepare_process"]
-
 _EXPRESSIONS = ("$", "@", "%")  # how texts begin that MONAI evaluates
 _FLAG = re.compile("--|-[a-zA-Z]")  # how options begin, as in Python Fire
 

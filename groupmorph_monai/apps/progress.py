@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["progress_log"]
-
 
 @contextmanager
 def progress_log(file: Path, mode: str = "w") -> Iterator[Callable[[str], None]]:

@@ -7,8 +7,6 @@ from typing import Any
 from ..errors import InputError
 from .places import absolute_paths
 
-__all__ = ["check_modes", "registration"]
-
 _MODES_OF_COMMANDS = {"modes/sample": "sample", "modes/transport": "transport"}
 
 

@@ -5,9 +5,6 @@ import argparse
 from .kinds import Whole
 from .option_types import number, scan
 
-__all__ = ["add_results", "add_scan_pair"]
-
-
 _PRODUCTS = {
     "--transforms": "also write transform_KK.h5 and inverse_transform_KK.h5, for ITK, SimpleITK, ANTs and 3D Slicer",
     "--sequence": "also write warped.seq.nrrd and transforms.seq.nrrd, which 3D Slicer opens as sequences",

@@ -19,8 +19,6 @@ from .configs import bundle_root, config_files, overlay_names, read_configs
 from .overlays import check_overlays, check_used
 from .setting_values import check_settings, named_settings, parse_settings, read_settings, setting_value
 
-__all__ = ["checked_device", "checked_run", "run_bundle", "split_overlays"]
-
 # Peak memory of generating a phantom, per voxel (measured at 96 x 96 x 96 voxels).
 _PHANTOM_BYTES, _PHANTOM_BYTES_PER_TIMEPOINT = 100, 70
 _PATCH_BYTES = 16  # per timepoint: the image and its displacements, a part of what training needs

@@ -5,8 +5,6 @@ import argparse
 from .kinds import Whole
 from .option_types import folder, number
 
-__all__ = ["add_output", "add_run_options"]
-
 
 def add_run_options(p: argparse.ArgumentParser) -> None:
     """Add ``--quiet``, ``--verbose`` and ``--threads``."""

@@ -14,16 +14,6 @@ from .configs import config_files, overlay_names, read_configs
 from .settings import SETTINGS
 from .suggestions import suggestion
 
-__all__ = [
-    "check_settings",
-    "named_settings",
-    "parse_settings",
-    "read_settings",
-    "setting_value",
-    "settings_rows",
-    "settings_table",
-]
-
 _HINT = "see 'groupmorph settings'"
 # Entries of the configs that are chosen by options.
 _OPTIONS = {

@@ -4,8 +4,6 @@ import math
 
 from .kinds import Choice, Flag, Kind, List, Number, OrNone, Text, Whole
 
-__all__ = ["SETTINGS"]
-
 _WEIGHT = Number(0, 1e9)
 _SHARE = Number(0, 1)
 _POSITIVE = Number(0, 1e9, above=True)

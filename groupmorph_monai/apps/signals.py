@@ -4,8 +4,6 @@ import os
 import signal
 from types import FrameType
 
-__all__ = ["STOPPED", "end_at_once", "stopping_signals"]
-
 STOPPED = "groupmorph: stopped; earlier results are unchanged"
 
 

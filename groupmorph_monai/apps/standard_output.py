@@ -7,8 +7,6 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO, cast
 
-__all__ = ["StandardOutput", "discard", "tolerant_output"]
-
 
 def discard(stream: TextIO) -> None:
     """Discard all further output of a stream, which Python flushes again at exit and would fail again."""

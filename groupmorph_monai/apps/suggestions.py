@@ -3,8 +3,6 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["suggestion"]
-
 
 def suggestion(name: str, names: Iterable[str], otherwise: str, prefix: str = "") -> str:
     """Return the cure of a message about an unknown name.

@@ -11,8 +11,6 @@ from pathlib import Path
 from ..control_groups import CGROUP_ROOT, CGROUPS, control_groups
 from ..errors import InputError
 
-__all__ = ["available_cores", "limit_threads", "requested_threads"]
-
 _OPENMP, _ITK = "OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"
 _own_choice = ""  # value of OMP_NUM_THREADS that this process has set itself
 

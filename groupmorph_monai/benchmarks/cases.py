@@ -17,8 +17,6 @@ from ..errors import InputError
 from ..space.grid import transform_points
 from ..space.warping import voxel_grid
 
-__all__ = ["make_series", "synthetic_cases", "upsampled_phantom", "warped_cases", "with_landmarks_mm"]
-
 _TIMES_AS_FINE = 3  # factor of upsampling, as generating a phantom at full size takes longer than its registration
 
 

@@ -28,8 +28,6 @@ from ..workflow.registration import ComposeTransformsd, timepoint_transforms
 from ..workflow.weights import load_weights
 from .tables import mean_row
 
-__all__ = ["BundleMethod", "before_and_after_mm", "compare", "in_new_process", "lesion_volume_error_percent", "measure"]
-
 _INVERSE_STEPS = 40  # number of fixed-point steps to the inverse of a displacement, twice the default
 
 Case = Mapping[str, Any]  # a series with known motion, see `compare`

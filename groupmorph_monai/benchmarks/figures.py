@@ -6,8 +6,6 @@ from matplotlib.figure import Figure
 
 from ..data.writing.output_folder import atomic_folder
 
-__all__ = ["save_figure"]
-
 
 def save_figure(figure: Figure, file: Path) -> None:
     """Write a PNG atomically."""

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["JsonLines"]
-
 
 class JsonLines:
     """File of JSON objects, one per line, each of which is written as soon as it is appended.

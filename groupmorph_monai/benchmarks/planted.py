@@ -15,19 +15,6 @@ from ..data.phantoms.thorax import make_thorax
 from ..data.series import Frame, Series
 from ..space.transforms import AffineTransform
 
-__all__ = [
-    "BEYOND_REACH",
-    "PlantedCase",
-    "added_motion",
-    "contrast_cases",
-    "failed_cases",
-    "good_cases",
-    "make_case",
-    "turn",
-    "with_last_frame",
-    "with_last_header",
-]
-
 BEYOND_REACH = "motion beyond the capture range"
 _CONTRAST_AS_MOTION = {
     "likelihood": {"_target_": "groupmorph_monai.probability.SquaredError", "noise": 0.02},

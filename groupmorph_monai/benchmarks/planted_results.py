@@ -20,11 +20,6 @@ from .compare import BundleMethod
 from .json_lines import JsonLines
 from .planted import BEYOND_REACH, PlantedCase, added_motion
 
-__all__ = [
-    "RESIDUAL", "GOOD", "group_results", "measure_added_motion", "measure_case", "measure_cases",
-    "measure_contrast_case",
-]  # fmt: skip
-
 RESIDUAL = "kinetic_residual_ratio"
 GOOD = ("none", "none: planted motion recovered")  # groups of good series
 _RECOVERED_VOXELS = 0.5  # maximum mean landmark error of a successful registration

@@ -16,8 +16,6 @@ from ..errors import InputError
 from ..space.warping import voxel_grid
 from .planted import PlantedCase, turn, with_last_frame, with_last_header
 
-__all__ = ["patient_cases"]
-
 _MOTION_MM = 3.0
 _NOISE = 0.03  # standard deviation, intensities in [0, 1]
 _PERCENTILES = (1, 99)

@@ -17,8 +17,6 @@ from .compare import BundleMethod
 from .peers import MissingError
 from .peers.images import each_onto_first
 
-__all__ = ["PairwiseProgram", "Program"]
-
 _PACKAGE = Path(__file__).resolve().parents[1]
 _COMPUTING = ("space", "probability", "networks", "data", "workflow")
 

@@ -10,8 +10,6 @@ import numpy as np
 
 from ..data.writing.output_folder import atomic_file, atomic_folder
 
-__all__ = ["markdown_table", "mean_row", "three_digits", "write_csv", "write_table"]
-
 
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """List the columns of all rows, in the order in which they first appear."""

@@ -9,8 +9,6 @@ from ..errors import InputError
 from .series import Frame, Series
 from .series_checks import checked_series, checked_times, real_array
 
-__all__ = ["series_of_arrays", "unmasked"]
-
 
 def series_of_arrays(volumes: Sequence[ArrayLike], affine: ArrayLike, times_s: Sequence[float] | None = None) -> Series:
     """Make a series from K volumes in memory.

@@ -16,8 +16,6 @@ from ..space.grid import Grid
 if TYPE_CHECKING:
     from .dicom.plane import Plane  # needs pydicom, which is optional
 
-__all__ = ["LEAST_DETERMINANT", "LEAST_VOXELS", "LONGEST_MM", "LPS_TO_RAS", "Frame", "Series"]
-
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from coordinates of DICOM and ITK to those of NIfTI, as used here
 LEAST_DETERMINANT = 1e-12  # mm^3; minimum determinant of an affine matrix
 LEAST_VOXELS = 4  # minimum size of a scan and of a working grid along each axis

@@ -15,8 +15,6 @@ from .reading.fill_values import is_padding, without_fill
 from .series import LEAST_DETERMINANT, LEAST_VOXELS, LONGEST_MM, Frame, Series
 from .storage import IN_MEMORY, Storage
 
-__all__ = ["boxes_overlap", "check_affine", "check_grid", "checked_series", "checked_times", "real_array"]
-
 logger = logging.getLogger(__name__)
 
 _SMALLEST_RANGE, _LARGEST_RANGE = 1e-15, 1e15  # bounds of the intensity range, as its square must fit into float32

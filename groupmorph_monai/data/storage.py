@@ -15,8 +15,6 @@ from torch import Tensor
 from ..errors import InputError
 from ..space.chunks import total
 
-__all__ = ["IN_MEMORY", "Storage"]
-
 _ALIGNED = 64  # bytes; alignment of arrays in a file
 _FILE_BYTES, _FEWEST_IN_A_FILE, _MOST_IN_A_FILE = 2**28, 4, 32  # see `Storage.keep`
 

@@ -17,8 +17,6 @@ from .metrics import similarity
 from .quality import measure_quality
 from .verdict import LEAST_FALL, judge
 
-__all__ = ["Assessment", "Assessor"]
-
 logger = logging.getLogger(__name__)
 _MOST_COMPARED = 32  # maximum number of timepoints in pairwise comparisons, evenly spread over the series
 _DEFORMING_ONE_IMAGE = {"modes/sample", "modes/transport"}  # overlays for K copies of one image

@@ -10,8 +10,6 @@ from matplotlib.image import AxesImage
 
 from ..space.grid import Grid
 
-__all__ = ["AxialView"]
-
 _LETTERS = {"R": (0.02, 0.5), "L": (0.98, 0.5), "A": (0.5, 0.97), "P": (0.5, 0.03)}  # places in a picture, as shares
 _BOX = {"facecolor": "black", "edgecolor": "none", "alpha": 0.6, "pad": 1}
 _STYLE: dict[str, Any] = {"ha": "center", "va": "center", "color": "white", "fontsize": 7, "bbox": _BOX}

@@ -12,8 +12,6 @@ from ..data.writing.output_folder import release
 from ..errors import InputError
 from .output import SeriesWriter
 
-__all__ = ["BatchWriter"]
-
 
 class BatchWriter:
     """Write each registered series, as `SeriesWriter` does, to a subfolder of ``output_dir`` with the series' name.

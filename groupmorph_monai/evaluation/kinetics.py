@@ -11,8 +11,6 @@ from matplotlib.figure import Figure
 from ..space.grid import Grid
 from .axial import AxialView
 
-__all__ = ["draw_kinetics", "summarise_kinetics"]
-
 
 def summarise_kinetics(fits: Mapping[str, Any]) -> dict[str, Any]:
     """Summarise a fit over the enhancing tissue, for the report and the verdict.

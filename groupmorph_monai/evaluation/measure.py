@@ -16,8 +16,6 @@ from ..data.storage import IN_MEMORY, Storage
 from ..workflow.registration import lattice_fields
 from .metrics import accuracy, overlap, similarity, warp_labels
 
-__all__ = ["MeasureRegistrationd", "MeasureSimilarityd", "ValidationPicture", "WarpLabelsd", "average_of"]
-
 
 class WarpLabelsd(Transform):
     """Warp the label maps of an item, if it has any, to the common space and add them to ``pred`` as ``labels``,

@@ -21,20 +21,6 @@ from ..space.grid import Grid, vector_lengths
 from ..space.transforms import Transform, jacobian_determinant, triple_product
 from ..space.warping import sample, voxel_grid
 
-__all__ = [
-    "accuracy",
-    "folding_percent",
-    "inverse_consistency_mm",
-    "landmark_distances_mm",
-    "landmark_errors_mm",
-    "nmi",
-    "non_diffeomorphic_volume_percent",
-    "overlap",
-    "rmse",
-    "similarity",
-    "warp_labels",
-]
-
 _MOST_CELLS = 2**18  # number of cells processed at a time, to bound memory
 _MEAN_VOXELS = 2**20  # samples sufficient for a mean; a full-size series has 25 times as many voxels
 _NMI_PERCENTILES = (0.1, 99.9)

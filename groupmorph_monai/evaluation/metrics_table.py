@@ -18,8 +18,6 @@ from ..data.writing.replacement import check_names
 from ..errors import InputError
 from .report import format_table, to_json, versions, write_json
 
-__all__ = ["MetricsTable", "check_place_of_table", "read_metrics", "remove_table", "write_metrics"]
-
 logger = logging.getLogger(__name__)
 METRICS = ("metrics.csv", "metrics.json")  # files of a table
 MEASURED = ".measured"  # folder of intermediate results, one file per series, until the table is complete

@@ -30,8 +30,6 @@ from .page import Motion, write_page
 from .region import region_masks, region_report
 from .report import draw_report, versions, write_json
 
-__all__ = ["SeriesWriter", "ShowMeand"]
-
 logger = logging.getLogger(__name__)
 _POINTS, _POINTS_OF_ALL = 20_000, 4_000_000  # number of sampled displacements per timepoint, and maximum in total
 

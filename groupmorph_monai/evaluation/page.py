@@ -29,8 +29,6 @@ from ..space.warping import full_precision
 from .axial import AxialView
 from .report import plain
 
-__all__ = ["LARGEST_BYTES", "Motion", "page_grid", "write_page"]
-
 LARGEST_BYTES = 15_000_000  # upper bound of the page's size, for any size of the series
 _RAW_BYTES = 11_000_000  # base64 takes 4/3 of this; the rest is for the page and its numbers
 _OVERLAY_FACTOR = 2  # overlays are smooth, so every second voxel along each axis is enough

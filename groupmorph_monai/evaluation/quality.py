@@ -25,8 +25,6 @@ from ..workflow.affine_steps import WINDOW_RADIUS, regress
 from ..workflow.processor_time import QUALITY_SCANS, QUALITY_VOXELS
 from .metrics import nmi
 
-__all__ = ["measure_quality"]
-
 _LEAST_STRUCTURE = 0.05  # minimum standard deviation in a window, intensities in [0, 1]
 _NOISE_FACTOR = 5  # minimum standard deviation over the noise's, so that noise costs only a few percent of agreement
 _PERCENTILES = (1, 99)  # scaled to 0 and 1

@@ -10,8 +10,6 @@ from ..data.reading.regions import inside_region, read_region
 from ..data.series import Series
 from ..space.transforms import Transform
 
-__all__ = ["region_masks", "region_report"]
-
 
 def region_masks(files: str | Sequence[str], series: Series, home: int, transform: Transform) -> np.ndarray:
     """Resample a region to the output grid.

@@ -21,8 +21,6 @@ from ..space.grid import Grid
 from ..space.transforms import Transform
 from .axial import AxialView
 
-__all__ = ["draw_report", "format_table", "plain", "to_json", "versions", "write_json"]
-
 
 def plain(value: object) -> Any:
     """Convert to types that JSON supports: arrays to lists, paths to text, NaN and infinity to None."""

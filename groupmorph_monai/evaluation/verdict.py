@@ -11,8 +11,6 @@ from typing import Any
 
 from ..workflow.affine_alignment import CLEAR_CONFIDENCE
 
-__all__ = ["CHECKS", "LEAST_FALL", "Check", "judge"]
-
 LEVELS = ("PASS", "LOOK", "FAIL")
 LEAST_FALL = 0.005  # smallest fall in normalised mutual information that counts; interpolation alone causes less
 

@@ -13,15 +13,6 @@ from ..space.lattice import coarsen
 from ..space.warping import full_precision, voxel_grid
 from .layers import check_timepoints, init_leaky_relu_layers, leaky_relu
 
-__all__ = [
-    "AffineNet",
-    "affine_fit",
-    "gradient_equations",
-    "half_side_frame",
-    "normalised_coordinates",
-    "soft_match",
-]
-
 _WINDOW_VOXELS, _LEAST_CONTRAST = 2, 0.05  # radius of windows; standard deviation added in them, intensities in [0, 1]
 
 

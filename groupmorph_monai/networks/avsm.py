@@ -9,8 +9,6 @@ from torch.nn import functional as F
 from ..space.smoothing import MultiGaussian
 from .layers import cropped, init_leaky_relu_layers, leaky_relu, padded, with_mean_of_others
 
-__all__ = ["MomentumNet"]
-
 
 class MomentumNet(nn.Module):
     """Momentum generation network of AVSM's vSVF (Shen et al. 2019, Section 2.2): a U-Net of four levels with residual

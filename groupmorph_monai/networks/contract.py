@@ -5,8 +5,6 @@ from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
 
-__all__ = ["PosteriorNetwork", "unwrapped"]
-
 
 class PosteriorNetwork(Protocol):
     """Network that computes the parameters of a posterior of z in one tensor, see `split_parameters`.

@@ -9,8 +9,6 @@ from ..space.filters import window_mean, window_normalise
 from ..space.warping import displace
 from .scriptable_geometry import continued_gradient, exponential, upsampled
 
-__all__ = ["GaussNewtonUpdate"]
-
 
 def _multiply(x: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     """Multiply the last three axes of ``x`` by one matrix each."""

@@ -13,8 +13,6 @@ from .gauss_newton_update import GaussNewtonUpdate
 from .layers import check_timepoints, cropped, init_leaky_relu_layers, leaky_relu, padded
 from .scriptable_geometry import continued_gradient, exponential, half_as_fine, upsampled
 
-__all__ = ["FinerUpdate", "GroupSetVAE", "Update"]
-
 _SQUARINGS = 4  # number of squarings of the integration inside an update; the trained weights depend on it
 
 

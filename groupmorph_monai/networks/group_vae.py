@@ -9,8 +9,6 @@ from torch.nn import functional as F
 
 from .layers import cropped, init_leaky_relu_layers, leaky_relu, padded
 
-__all__ = ["GroupVAE"]
-
 
 class GroupVAE(nn.Module):
     """3D U-Net from K stacked volumes to the mean and log variance of q(z given x) (GroupMorph, Section 3 and Fig. 3).

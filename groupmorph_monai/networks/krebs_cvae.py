@@ -11,8 +11,6 @@ from ..space.filters import gaussian_filter
 from ..space.warping import full_precision
 from .layers import cropped, init_leaky_relu_layers, leaky_relu, padded, with_mean_of_others
 
-__all__ = ["KrebsCVAE"]
-
 
 class KrebsCVAE(nn.Module):
     """Conditional VAE (Krebs et al. 2018, Fig. 1): an encoder to a code of ``code_size`` numbers, and a decoder that is

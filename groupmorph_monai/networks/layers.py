@@ -6,8 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["check_timepoints", "cropped", "init_leaky_relu_layers", "leaky_relu", "padded", "with_mean_of_others"]
-
 _SLOPE = 0.2  # slope of the leaky ReLUs for negative values, as in VoxelMorph
 
 

@@ -6,8 +6,6 @@ from torch.nn import functional as F
 from ..space.filters import gradient
 from ..space.warping import displace
 
-__all__ = ["continued_gradient", "exponential", "half_as_fine", "upsampled"]
-
 
 def exponential(z: Tensor, squarings: int) -> Tensor:
     """Integrate velocities ``(N, 3, *S)`` by scaling and squaring."""

@@ -9,8 +9,6 @@ from .posterior import Posterior
 from .prior import Prior
 from .surface import SurfaceDistance
 
-__all__ = ["NegativeELBO"]
-
 
 class NegativeELBO(nn.Module):
     """Negative evidence lower bound of one draw (GroupMorph, Eq. 7): ``-likelihood(warped) + kl_weight * KL(q || p)``.

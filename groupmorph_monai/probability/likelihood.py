@@ -13,8 +13,6 @@ from ..space.chunks import Chunks, all_at_once
 from ..space.filters import window_mean
 from ..space.warping import full_precision
 
-__all__ = ["GroupNMI", "Likelihood", "Linearised", "SquaredError", "comparable", "impute", "mean_of_valid"]
-
 _SLAB_VOXELS = 2**17  # voxels whose Parzen windows are in memory at a time
 
 

@@ -11,8 +11,6 @@ from ..space.filters import gaussian_filter, surrounded, valid_mean, window_mean
 from ..space.warping import full_precision
 from .likelihood import Likelihood, Linearised, comparable
 
-__all__ = ["GaussianCorrelation", "LocalCorrelation", "WindowCorrelation"]
-
 # Share of the largest window that must enter a regression for its voxel to contribute: half, as single voxels fit any
 # template; the weight rises over a transition, so that it is continuous.
 _LEAST_WINDOW_SHARE, _WINDOW_SHARE_TRANSITION = 0.45, 0.1

@@ -13,8 +13,6 @@ from ..space.chunks import total
 from ..space.cosine_transform import CosineTransform
 from ..space.warping import placed_once
 
-__all__ = ["CodePosterior", "Posterior", "StepPosterior", "split_parameters"]
-
 Passes = Sequence[Tensor]  # a tensor for each pass of a network
 
 

@@ -16,17 +16,6 @@ from ..space.smoothing import MultiGaussian
 from ..space.warping import full_precision, placed_once
 from .posterior import Posterior
 
-__all__ = [
-    "AffineNorm",
-    "FluidPrior",
-    "MomentumNorm",
-    "Prior",
-    "UnitGaussian",
-    "VelocityPrior",
-    "fading_weight",
-    "log_pseudo_determinant",
-]
-
 
 class Prior(ABC):
     """Base class of priors p(z)."""

@@ -7,8 +7,6 @@ from ..space.filters import gradient, surrounded
 from ..space.warping import full_precision
 from .likelihood import Likelihood
 
-__all__ = ["LowRank", "NormalisedGradient"]
-
 
 class LowRank(Likelihood):
     """Low rank of the group, ``-sum_i i lambda_i / K``, where lambda_1 >= lambda_2 >= ... are the eigenvalues of the

@@ -6,8 +6,6 @@ from torch import Tensor, nn
 
 from ..space.warping import sample
 
-__all__ = ["SurfaceDistance"]
-
 
 def _transform_points(points: Tensor, ddf: Tensor) -> Tensor:
     """Compute ``p + ddf(p)`` for points ``(N, P, 3)`` and fields ``(N, 3, *S)``."""

@@ -11,8 +11,6 @@ from ..space.warping import placed_once
 from .posterior import Posterior
 from .prior import FluidPrior, log_pseudo_determinant
 
-__all__ = ["TemporalPrior"]
-
 _SHORTEST_INTERVAL = 0.1  # of the mean interval of a series; shorter ones would fix the motion between two timepoints
 
 

@@ -7,8 +7,6 @@ from torch.nn.functional import pad
 from .field import Field
 from .warping import full_precision, voxel_grid
 
-__all__ = ["affine_in_voxels", "affine_logarithms", "affine_velocity", "apply_affine"]
-
 
 def affine_in_voxels(maps: Tensor, grid: Tensor) -> Tensor:
     """Convert affine maps from RAS mm to voxel coordinates.

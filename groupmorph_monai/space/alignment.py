@@ -11,15 +11,6 @@ from .chunks import Chunks, all_at_once, total
 from .integrate import Transformation
 from .warping import compose
 
-__all__ = [
-    "Alignment",
-    "GeodesicMeanAlignment",
-    "MeanAlignment",
-    "OneWayAlignment",
-    "ReferenceAlignment",
-    "check_reference",
-]
-
 Parts = Iterator[tuple[slice, Tensor]]  # chunks of timepoints, and a tensor for each
 
 

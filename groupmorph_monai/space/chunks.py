@@ -6,8 +6,6 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-__all__ = ["Chunks", "all_at_once", "total"]
-
 Chunks = Callable[[int], Iterable[slice]]  # maps K to consecutive slices that cover the K timepoints
 
 

@@ -9,8 +9,6 @@ from torch import Tensor
 from .chunks import total
 from .warping import full_precision, multiply_axes, placed_once
 
-__all__ = ["CosineTransform", "cosines", "line_laplacian"]
-
 
 def cosines(n: int, device: torch.device | None = None) -> Tensor:
     """Return the orthonormal DCT-II matrix, ``(n, n)`` float64, a cosine per row."""

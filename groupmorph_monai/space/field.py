@@ -9,8 +9,6 @@ from torch import Tensor
 from .lattice import coarsen
 from .warping import upsample_field
 
-__all__ = ["Field", "as_field"]
-
 
 @dataclass(frozen=True, eq=False)
 class Field:

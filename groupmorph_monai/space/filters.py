@@ -7,17 +7,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = [
-    "gaussian_filter",
-    "gradient",
-    "pad_axis",
-    "surrounded",
-    "valid_mean",
-    "window_mean",
-    "window_moments",
-    "window_normalise",
-]
-
 
 def pad_axis(x: Tensor, axis: int, before: int, after: int, mode: str = "replicate") -> Tensor:
     """Pad one axis of ``x`` ``(N, C, *S)`` by ``before`` and ``after`` voxels, in a mode of PyTorch's ``pad``."""

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from .warping import full_precision
 
-__all__ = ["SLAB_VOXELS", "Grid", "transform_points", "vector_lengths"]
-
 SLAB_VOXELS = 2**18  # voxels processed at a time, which bounds memory; larger slabs leave the processor's cache
 _PARALLEL_VOXELS = 1e-6  # maximum deviation of parallel axes over a whole volume, from rounding
 

@@ -10,20 +10,6 @@ from torchdiffeq import odeint
 from ..errors import InputError
 from .warping import compose, displace, full_precision, voxel_grid
 
-__all__ = [
-    "AdaptiveSolver",
-    "AffineFlow",
-    "Displacement",
-    "Euler",
-    "Flow",
-    "FlowSequence",
-    "MidpointSquaring",
-    "RungeKutta4",
-    "ScalingAndSquaring",
-    "StepSequence",
-    "Transformation",
-]
-
 MOST_SQUARINGS = 30  # maximum number; the first step is then 1e-9 of the field, below float32's precision
 
 

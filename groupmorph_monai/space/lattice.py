@@ -8,8 +8,6 @@ from torch import Tensor
 
 from .filters import gaussian_filter, pad_axis
 
-__all__ = ["coarsen", "restrict"]
-
 
 def coarsen(images: Tensor, factor: int) -> Tensor:
     """Subsample ``images`` ``(B, K, *S)`` to every ``factor``-th voxel, after Gaussian smoothing with a standard

@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor
 
-__all__ = ["cholesky"]
-
 
 def cholesky(matrices: Tensor) -> Tensor:
     """Compute the Cholesky factors ``L L^T = matrices``, one element at a time for all voxels.

@@ -10,8 +10,6 @@ from .chunks import total
 from .cosine_transform import CosineTransform
 from .warping import full_precision, placed_once
 
-__all__ = ["MultiGaussian"]
-
 
 class MultiGaussian:
     """Multi-Gaussian smoothing ``v = (L^T L)^-1 m``: a weighted sum of Gaussian filters with free borders, diagonal in

@@ -5,8 +5,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-__all__ = ["standard_deviation"]
-
 
 def standard_deviation(fields: Iterable[Tensor]) -> Tensor:
     """Compute the standard deviation over ``fields``, tensors of the same shape, holding one of them at a time.

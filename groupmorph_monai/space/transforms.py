@@ -17,16 +17,6 @@ from .filters import gradient
 from .grid import Grid, transform_points, vector_lengths
 from .warping import full_precision, multiply_axes, sample
 
-__all__ = [
-    "AffineTransform",
-    "ComposedTransform",
-    "DenseTransform",
-    "Transform",
-    "interpolate",
-    "jacobian_determinant",
-    "triple_product",
-]
-
 
 def interpolate(volume: Tensor, voxels: Tensor, mode: str = "bilinear") -> Tensor:
     """Sample ``volume`` at voxel coordinates, with border padding.

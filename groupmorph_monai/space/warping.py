@@ -16,21 +16,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = [
-    "compose",
-    "displace",
-    "displace_observed",
-    "full_precision",
-    "inside_volume",
-    "multiply_axes",
-    "placed_once",
-    "sample",
-    "upsample_field",
-    "voxel_grid",
-    "warp",
-    "warp_observed",
-]
-
 Result = TypeVar("Result")
 
 

@@ -22,8 +22,6 @@ from .affine_scan import CoarseScan, check_memory, coarse_scan
 from .affine_search import Agreement, Candidate, ShiftCorrelation, best_shifts, cropped, edge_features, search_rotations
 from .affine_steps import WINDOW_RADIUS, affine_generators, affine_steps, centred_maps, logarithms, regress
 
-__all__ = ["CLEAR_CONFIDENCE", "LEAST_CONFIDENCE", "AffineAlignment", "AffineSchedule", "GroupAffine"]
-
 # Confidence of a scan, see GroupAffine: below 0.15 for unrelated scans, up to 0.22 for unaligned scans of one object,
 # up to 0.9 for aligned scans. From the first of these on a scan counts as aligned; from the second on, clearly.
 LEAST_CONFIDENCE, CLEAR_CONFIDENCE = 0.25, 0.4

@@ -15,8 +15,6 @@ from ..space.affine import affine_velocity
 from ..space.field import Field
 from .evidence import EVERYWHERE, Evidence, Level
 
-__all__ = ["AffineRefinement"]
-
 _LEAST_VOXELS = 8  # minimum number of voxels along each axis of a level
 
 

@@ -16,8 +16,6 @@ from ..space.grid import Grid
 from ..space.transforms import interpolate
 from .free_memory import available_memory_gb
 
-__all__ = ["CoarseScan", "check_memory", "coarse_scan"]
-
 # Peak memory of the alignment per voxel of the finer grid: for any number of scans, and for each scan. Measured for 2
 # to 16 scans; the assessment of scans that a network has aligned takes less.
 _BYTES, _BYTES_PER_SCAN = 300, 190

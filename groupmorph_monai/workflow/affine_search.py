@@ -10,16 +10,6 @@ from torch import Tensor
 
 from ..space.filters import gradient, window_mean
 
-__all__ = [
-    "Agreement",
-    "Candidate",
-    "ShiftCorrelation",
-    "best_shifts",
-    "cropped",
-    "edge_features",
-    "search_rotations",
-]
-
 # Minimum overlap, as a share of the smaller volume's measured voxels: small overlaps correlate by chance.
 _LEAST_OVERLAP = 0.35
 # Share of the smaller size along an axis: shifts with less overlap may alias, as they are rejected anyway.

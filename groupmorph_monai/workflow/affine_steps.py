@@ -12,8 +12,6 @@ from ..data.preprocessing.intensities import NOISE_VARIANCE
 from ..space.filters import gradient, window_mean
 from ..space.grid import Grid
 
-__all__ = ["WINDOW_RADIUS", "affine_generators", "affine_steps", "centred_maps", "logarithms", "regress"]
-
 WINDOW_RADIUS = 2  # voxels; 5 x 5 x 5 voxels determine the correlations between scans
 _LONGEST_STEP = 3.0  # voxels; maximum motion of a corner, up to which the linear model holds
 _KARCHER_STEPS = 50  # maximum number of steps to the mean of maps; a few suffice

@@ -9,8 +9,6 @@ from torch import Tensor
 from ..space.affine import affine_in_voxels
 from .affine_steps import logarithms
 
-__all__ = ["as_images", "prepare_series"]
-
 
 def as_images(inputs: Tensor) -> Tensor:
     """Convert MONAI's tensors with metadata to plain tensors."""

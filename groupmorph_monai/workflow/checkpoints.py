@@ -21,8 +21,6 @@ from ..errors import InputError
 from ..networks.contract import unwrapped
 from .weights import load_tensors
 
-__all__ = ["BEST", "BestWeights", "Checkpoints", "saved_checkpoints"]
-
 logger = logging.getLogger(__name__)
 BEST = "model_best.pt"
 _NAME = re.compile(r"checkpoint_epoch=(\d+)\.pt")

@@ -15,8 +15,6 @@ from ..space.integrate import Transformation
 from .batches import as_images
 from .field_inferer import FieldInferer, FieldOutput, Prediction
 
-__all__ = ["CodeInferer", "DonorCodes", "PriorCodes"]
-
 
 class CodeInferer(FieldInferer):
     """Inferer that decodes prescribed codes for the images of a series, instead of encoding the images.

@@ -7,8 +7,6 @@ from ..space.cosine_transform import CosineTransform
 from .evidence import Quadratic
 from .precision import Precision
 
-__all__ = ["ascent", "solve"]
-
 _CURVATURE_SHARE = 0.2  # share of the mean curvature that bounds the preconditioner where the prior does not dominate
 _CONVERGED = 1e-4  # squared residual over its initial value at which the iteration ends
 

@@ -19,8 +19,6 @@ from .processor_time import ProcessorTime
 from .refinement import Refinement
 from .schedule import Stage
 
-__all__ = ["RegistrationCost"]
-
 # Memory of the part of ITK that writes transforms, which is loaded only for them; with `--std`, 0.72 GB were measured.
 _ITK_TRANSFORMS_GB = 0.7
 

@@ -13,8 +13,6 @@ from ..space.filters import gradient
 from ..space.lattice import coarsen, restrict
 from ..space.warping import displace, displace_observed, upsample_field
 
-__all__ = ["EVERYWHERE", "Evidence", "Level", "Pieces", "Quadratic", "unless_one"]
-
 # Minimum share of a voxel's curvature that is not noise, see `Level.without_guide_noise`: the noise is an estimate
 # from a few volumes, and without any curvature the voxel would be left to the prior.
 _LEAST_SIGNAL_SHARE = 0.1

@@ -19,8 +19,6 @@ from .evidence import unless_one
 from .network_passes import NetworkPasses
 from .refinement import Refinement
 
-__all__ = ["FieldInferer", "FieldOutput", "Prediction", "RegistrationOutput"]
-
 
 class FieldOutput(TypedDict):
     """Fields of a registration, on the lattice of every ``step``-th voxel of the images, in voxels of the lattice.

@@ -6,8 +6,6 @@ from pathlib import Path
 
 from ..control_groups import CGROUP_ROOT, CGROUPS, control_groups
 
-__all__ = ["available_memory_gb"]
-
 _MEMINFO = Path("/proc/meminfo")
 # For control groups of versions 2 and 1: files with the limit and the usage, and the entry of memory.stat with the part
 # of the usage that is file cache, which the kernel reclaims when memory is short.

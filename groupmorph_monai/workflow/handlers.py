@@ -16,8 +16,6 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ..probability.elbo import NegativeELBO
 
-__all__ = ["EpochSeed", "GradientClip", "ListedOutput", "LossTerms", "StopAfter", "Validation", "warmup_and_cosine"]
-
 
 class EpochSeed:
     """Handler that seeds every epoch by its number, so that a resumed run draws the same patches and the same z as an

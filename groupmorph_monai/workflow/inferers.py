@@ -28,8 +28,6 @@ from .network_passes import NetworkPasses
 from .refinement import Refinement
 from .streamed_network import streamed_imputation, streamed_mean, streams
 
-__all__ = ["RegistrationInferer", "native_bf16"]
-
 logger = logging.getLogger(__name__)
 _SEED = 0  # random seed of the draws for `ddf_std`
 

@@ -15,8 +15,6 @@ from ..errors import InputError
 from .affine_alignment import AffineSchedule, GroupAffine
 from .network_affine import NetworkAffine
 
-__all__ = ["AlignInitiald"]
-
 logger = logging.getLogger(__name__)
 
 KINDS = ("affine", "rigid")

@@ -5,8 +5,6 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["literal"]
-
 
 def literal(value: object) -> object:
     """Escape ``value`` so that a config in which it is inserted evaluates to exactly this value.

@@ -17,8 +17,6 @@ from .memory_estimate import all_at_once_gb, streamed_gb
 from .schedule import Schedule
 from .streamed_network import streams
 
-__all__ = ["storage_for"]
-
 _MOST_AT_A_TIME = 16  # maximum number of scans in memory at a time; larger chunks are no faster
 _FREE_SHARE = 0.8  # share of the free memory for scans in memory; estimates are not exact
 

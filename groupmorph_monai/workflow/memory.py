@@ -7,8 +7,6 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["keep_freed_memory", "peak_memory_gb"]
-
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # options of mallopt, from malloc.h
 
 

@@ -10,8 +10,6 @@ from ..data.writing.registration import FILES_AT_ONCE
 from ..space.grid import SLAB_VOXELS, Grid
 from .processor_time import QUALITY_SCANS, quality_voxels
 
-__all__ = ["all_at_once_gb", "streamed_gb"]
-
 # Bytes, fitted to series of 0.3 to 150 million voxels in all scans and 2 to 30 timepoints, with and without refinement.
 # They include the gaps that freed tensors leave in the heap, a third of it, see `memory.keep_freed_memory`.
 _PROGRAM = 0.67e9  # bytes without images

@@ -19,8 +19,6 @@ from .inferers import RegistrationInferer
 from .network_passes import NetworkPasses
 from .weights import load_weights, read_weights
 
-__all__ = ["NetworkAffine"]
-
 _LONGEST_SIDE = 36  # voxels of the network's input
 
 

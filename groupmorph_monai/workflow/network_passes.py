@@ -13,8 +13,6 @@ from ..errors import InputError
 from ..networks.contract import unwrapped
 from ..probability.posterior import split_parameters
 
-__all__ = ["NetworkPasses"]
-
 
 @dataclass(frozen=True)
 class NetworkPasses:

@@ -5,8 +5,6 @@ from pathlib import Path
 
 from monai.bundle import ConfigParser
 
-__all__ = ["parsed_config"]
-
 
 def parsed_config(files: Sequence[str | Path], values: Mapping[str, object]) -> ConfigParser:
     """Parse a config to get single parts of it. Its ``initialize`` expressions, which change the process, are removed.

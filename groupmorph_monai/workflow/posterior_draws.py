@@ -11,8 +11,6 @@ from .conjugate_gradients import solve
 from .evidence import Quadratic
 from .precision import Precision
 
-__all__ = ["DRAW_STEPS", "posterior_draws"]
-
 DRAW_STEPS = 32  # number of conjugate gradient steps per draw
 # Factor on draws, because errors have longer tails than the Gaussian. With 1.3, on the phantoms 930 to 935 of the
 # `reliability` suite, the 50 % interval held 50 to 56 % of the errors, but the 90 % interval only 84 to 88 %.

@@ -11,8 +11,6 @@ from ..space.chunks import total
 from ..space.cosine_transform import CosineTransform
 from .evidence import Quadratic
 
-__all__ = ["INDEPENDENT_SHARE", "FreeLinearPrecision", "LikeliestWeights", "Precision"]
-
 INDEPENDENT_SHARE = 0.2  # fraction of voxels that are independent, as noise is spatially correlated
 
 _WEIGHT_STEPS = 20  # number of fixed-point iterations

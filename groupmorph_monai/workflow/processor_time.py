@@ -22,8 +22,6 @@ from .posterior_draws import DRAW_STEPS
 from .refinement import Refinement
 from .schedule import Stage
 
-__all__ = ["QUALITY_SCANS", "QUALITY_VOXELS", "ProcessorTime", "quality_voxels"]
-
 QUALITY_VOXELS = 80  # longest side of the grid of the verdict's checks, which detect gross errors only
 QUALITY_SCANS = 16  # maximum number of scans that these compare in pairs, as time and memory grow quadratically
 

@@ -20,8 +20,6 @@ from .schedule import Schedule, Stage
 from .static_regions import StaticRegions
 from .trust_region import TrustRegion, take_step
 
-__all__ = ["Refinement"]
-
 logger = logging.getLogger(__name__)
 Displace = Callable[[Tensor], Tensor]  # maps values of z to displacements on the same lattice
 DisplaceField = Callable[[Field], Tensor]  # likewise for a field

@@ -14,8 +14,6 @@ from ..space.field import Field, as_field
 from ..space.grid import Grid
 from ..space.transforms import AffineTransform, ComposedTransform, DenseTransform
 
-__all__ = ["ComposeTransformsd", "lattice_fields", "timepoint_transforms"]
-
 
 def timepoint_transforms(
     ddf: Tensor | Field,

@@ -8,8 +8,6 @@ import torch
 from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
 
-__all__ = ["RandomDraws"]
-
 
 class RandomDraws(DistributedSampler[int]):
     """Sampler that draws items with replacement, seeded by the epoch, which MONAI's engines set.

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["Schedule", "Stage"]
-
 # On images longer than this many voxels z lies on every 4th voxel, like the network's: every 2nd would need a third
 # more memory, for 3 % less error on 371 x 371 x 180.
 _LARGE_VOXELS, _LARGE_STEP = 256, 4

@@ -15,8 +15,6 @@ from ..space.filters import gaussian_filter
 from .evidence import Level
 from .precision import INDEPENDENT_SHARE
 
-__all__ = ["StaticRegions"]
-
 # Minimum share of a window's weight on voxels with evidence, so that a few voxels do not decide.
 _LEAST_NEIGHBOURHOOD_SHARE = 0.1
 # Tissue slides along a static hypothesis if it moved by more than this distance, in voxels of the images, and if it is

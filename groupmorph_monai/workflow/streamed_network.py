@@ -12,8 +12,6 @@ from ..networks.group_set_vae import GroupSetVAE, Update
 from ..networks.layers import cropped
 from ..networks.scriptable_geometry import upsampled
 
-__all__ = ["streamed_imputation", "streamed_mean", "streams"]
-
 
 def streams(network: object) -> TypeGuard[GroupSetVAE]:
     """Check whether only means couple the timepoints, so that the network can process a few at a time."""

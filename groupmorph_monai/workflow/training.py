@@ -17,16 +17,6 @@ from .batches import as_images
 from .field_inferer import Prediction
 from .inferers import RegistrationInferer
 
-__all__ = [
-    "BackwardComparison",
-    "Comparison",
-    "ExchangedPairs",
-    "InverseFields",
-    "StepwiseTrainingInferer",
-    "TrainingInferer",
-]
-
-
 Terms = dict[str, Tensor]
 Deferred = Callable[[], Tensor]
 Steps = list[dict[str, Tensor]]  # outputs of a registration after each pass

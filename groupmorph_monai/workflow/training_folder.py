@@ -13,8 +13,6 @@ from ..errors import InputError
 from .checkpoints import BEST, saved_checkpoints
 from .weights import load_tensors
 
-__all__ = ["claim_for_training", "logs_discarded_on_failure"]
-
 
 def claim_for_training(output_dir: str, weights: str | None = None, dataset_dir: str | None = None) -> None:
     """Lock ``output_dir`` against other runs and clean up after killed runs. In distributed training, only the process

@@ -9,8 +9,6 @@ from ..space.field import Field
 from .evidence import Quadratic
 from .precision import Precision
 
-__all__ = ["TrustRegion", "take_step"]
-
 # Factor on Gauss-Newton steps, which noise in the guide's gradients shortens, as it adds to the curvature: near the
 # optimum, steps on phantoms shrink to 0.75 of the one before.
 _OVERRELAXATION = 1.4

@@ -13,8 +13,6 @@ from ..data.reading.signature import is_lfs_pointer
 from ..errors import InputError
 from ..networks.contract import unwrapped
 
-__all__ = ["WeightsLoader", "load_tensors", "load_weights", "read_weights"]
-
 _CURE = "use weights written by 'groupmorph train', such as model_best.pt"
 
 

@@ -11,8 +11,6 @@ from ...errors import InputError
 from ...space.alignment import check_reference
 from ..places import check_place
 
-__all__ = ["check_apart", "check_exist", "check_folder_name", "check_outputs", "check_scans", "folder_name"]
-
 _LONGEST_NAME = 150
 _NAME = re.compile(rf"[^\W_][\w.+@ -]{{0,{_LONGEST_NAME - 1}}}(?<![. ])")  # valid folder names on every file system
 

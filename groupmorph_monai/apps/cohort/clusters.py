@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from .folders import Status
 
-__all__ = ["Resources", "check_installed", "connect", "open_client", "open_cluster", "submit"]
-
 logger = logging.getLogger(__name__)
 _TIMEOUT_S = 30  # time limit for a scheduler to answer
 _SUBMIT = {"slurm": "sbatch", "pbs": "qsub", "sge": "qsub"}  # commands that submit a job

@@ -25,8 +25,6 @@ from .folders import CohortFolder, Job
 from .study import Study, make_job, run_study, settings_hash
 from .summary import Results, Row
 
-__all__ = ["run_evaluation"]
-
 _COLUMNS = (
     "landmark_before_mm_mean",
     "landmark_after_mm_mean",

@@ -16,8 +16,6 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 from ...errors import InputError
 
-__all__ = ["LOG", "CohortFolder", "Job", "Status", "write_status"]
-
 LOG = "log.txt"
 _STATUS = "status.json"
 

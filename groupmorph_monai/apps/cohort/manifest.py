@@ -15,8 +15,6 @@ from ...errors import InputError
 from ..option_types import reference, spacing_mm
 from .checks import check_apart, check_exist, check_folder_name, check_scans
 
-__all__ = ["ManifestRow", "read_manifest"]
-
 _REQUIRED = ("name", "scans")
 _OPTIONS = ("reference", "mask", "spacing_mm", "series_description")
 

@@ -21,8 +21,6 @@ from .manifest import ManifestRow, read_manifest
 from .study import Study, make_job, run_study, settings_hash
 from .summary import Results, Row
 
-__all__ = ["REGISTRATIONS", "register_options", "registration_job", "run_cohort"]
-
 _METRICS = ("nmi_before", "nmi_after", "folding_percent", "displacement_max_mm")
 
 

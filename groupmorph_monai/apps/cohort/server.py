@@ -31,8 +31,6 @@ from ..command_line import run_command
 from ..threads import limit_threads
 from .folders import LOG, CohortFolder, Job, Status, write_status
 
-__all__ = ["main", "publish"]
-
 _RESULT = "result"
 
 

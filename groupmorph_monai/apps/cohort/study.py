@@ -27,8 +27,6 @@ from .folders import LOG, CohortFolder, Job, Status
 from .summary import SUMMARY, Results, summarise
 from .worker import send_to_server
 
-__all__ = ["Study", "make_job", "run_study", "settings_hash"]
-
 logger = logging.getLogger(__name__)
 _ATTEMPTS = 2  # maximum number of attempts per series
 # Options that do not affect results.

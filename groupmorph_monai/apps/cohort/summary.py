@@ -12,8 +12,6 @@ from typing import Any
 from ...data.writing.output_folder import atomic_file
 from .folders import CohortFolder, Job
 
-__all__ = ["SUMMARY", "Results", "Row", "summarise"]
-
 SUMMARY = ("cohort.tsv", "cohort.html")
 Row = dict[str, Any]  # values of one series, by column
 

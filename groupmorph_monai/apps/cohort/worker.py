@@ -9,8 +9,6 @@ import threading
 from ..threads import available_cores
 from .folders import Job, Status
 
-__all__ = ["send_to_server"]
-
 _thread = threading.local()
 
 

@@ -11,8 +11,6 @@ from ...errors import InputError
 from ..configs import overlay_names
 from ..suggestions import suggestion
 
-__all__ = ["OPTIONS", "register", "register_arguments", "series_of"]
-
 # Options shown by clients: a list of choices, default first, or a default value.
 OPTIONS: dict[str, object] = {
     "reference": "mean",

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 
 from .suite import Row, add_seeds_and_weights, bundle_method, table_suite
 
-__all__ = ["BREATHING", "breathing"]
-
 # Greatest mean landmark distance, over all pairs of timepoints, of a success, inside and outside the sliding border.
 SUCCESS_MM = {"inside": 1.5, "outside": 2.0}
 

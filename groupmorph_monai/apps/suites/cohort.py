@@ -5,8 +5,6 @@ from collections.abc import Sequence
 
 from .suite import Row, table_suite
 
-__all__ = ["COHORT", "cohort", "simulate"]
-
 _MEDIAN_S = 217.0  # time for six scans of 371 x 371 x 180 voxels on two cores, including writing
 _SPREAD = 0.3  # standard deviation of the logarithm of that time, due to sizes, stragglers and shared cores
 _FAILING_SHARE = 0.01  # share of first attempts that fail

@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from ..threads import available_cores
 from .suite import Row, add_weights, bundle_method, table_suite
 
-__all__ = ["CONTENTION", "busy_processes", "contention"]
-
 
 @contextmanager
 def busy_processes(number: int) -> Iterator[None]:

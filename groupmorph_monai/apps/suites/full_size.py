@@ -7,8 +7,6 @@ from typing import Any
 
 from .suite import Row, add_weights, bundle_method, table_suite
 
-__all__ = ["FULL_SIZE", "full_size"]
-
 
 def full_size(args: argparse.Namespace, size: Sequence[int] = (371, 371, 180), timepoints: int = 6) -> list[Row]:
     """Measure each method in a separate process, one row each, on a phantom of ``size`` voxels of 1 mm. Times

@@ -10,8 +10,6 @@ from typing import Any
 
 from .suite import Row, add_seeds_and_weights, bundle_method, table_suite
 
-__all__ = ["KINETICS", "tabulate_residuals"]
-
 _ADDED_VOXELS = (0.5, 1.0, 2.0, 4.0)  # maximum displacements of motion that is added to a result
 
 

@@ -8,8 +8,6 @@ from ...errors import InputError
 from .suite import Row, bundle_method, table_suite
 from .warped import add_series, warped_series
 
-__all__ = ["LIKELIHOODS"]
-
 
 def likelihoods(args: argparse.Namespace) -> list[Row]:
     from ...benchmarks.cases import synthetic_cases

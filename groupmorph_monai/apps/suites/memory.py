@@ -9,8 +9,6 @@ from typing import Any
 
 from .suite import Row, add_weights, bundle_method, table_suite
 
-__all__ = ["MEMORY", "memory"]
-
 _CASES = (  # number of scans, their size, and how many of them are in memory at a time, None for all
     (2, (64, 64, 64), None),
     (6, (96, 96, 64), None),

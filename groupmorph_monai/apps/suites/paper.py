@@ -14,8 +14,6 @@ from .suite import SEEDS, Suite, add_seeds, bundle_method
 if TYPE_CHECKING:
     from ...benchmarks.paper.worker import Method
 
-__all__ = ["PAPER", "table_method"]
-
 _TIMEPOINTS = 6
 # Overlays of the published networks (a model and its modes), which have no affine stage and no refinement.
 _PUBLISHED = {

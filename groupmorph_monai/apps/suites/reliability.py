@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from ...benchmarks.compare import BundleMethod
 
-__all__ = ["RELIABILITY", "inside_share", "reliability", "standardised_errors"]
-
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95)  # nominal coverage of the central intervals of the errors
 _OVERLAYS = {"refined": [], "network alone": ["effort/no_refine"]}
 _SIZE_VOXELS = (48, 48, 48)  # of the phantoms

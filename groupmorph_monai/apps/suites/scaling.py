@@ -5,8 +5,6 @@ import math
 
 from .suite import Row, add_weights, bundle_method, table_suite
 
-__all__ = ["SCALING"]
-
 
 def scaling(args: argparse.Namespace) -> list[Row]:
     """Measure time and memory against K and against the number of voxels, with log-log slopes, where 1 is linear."""

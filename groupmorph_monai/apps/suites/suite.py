@@ -13,11 +13,6 @@ from ..run_options import add_output, add_run_options
 if TYPE_CHECKING:
     from ...benchmarks.compare import BundleMethod
 
-__all__ = [
-    "Row", "SEEDS", "Suite", "add_seeds", "add_seeds_and_weights", "add_suites", "add_weights", "bundle_method",
-    "table_suite",
-]  # fmt: skip
-
 Row = dict[str, Any]  # a row of a suite's table: numbers and text by column
 
 

@@ -6,8 +6,6 @@ from typing import Any
 
 from .suite import Row, add_seeds_and_weights, bundle_method, table_suite
 
-__all__ = ["SYNTHETIC", "compare_with_elastix"]
-
 
 def compare_with_elastix(make_cases: Callable[[], list[dict[str, Any]]], weights: str | None) -> list[Row]:
     """Compare a single pass of the network, refinement, and pairwise and group-wise Elastix: one row per method."""

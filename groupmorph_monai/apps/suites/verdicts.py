@@ -10,8 +10,6 @@ from typing import Any
 from ..option_types import path
 from .suite import Row, add_seeds_and_weights, bundle_method, table_suite
 
-__all__ = ["VERDICTS", "tabulate"]
-
 
 def _add_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(

@@ -8,8 +8,6 @@ from ..option_types import path, spacing_mm
 from .suite import add_seeds_and_weights, table_suite
 from .synthetic import compare_with_elastix
 
-__all__ = ["WARPED", "add_series", "warped_series"]
-
 
 def add_series(p: argparse.ArgumentParser, required: bool) -> None:
     """Add ``--series``, aligned scans to warp with known fields, its options, ``--seeds`` and ``--weights``."""

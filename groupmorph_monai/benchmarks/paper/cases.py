@@ -18,8 +18,6 @@ from ...data.reading.datalist import series_items
 from ...errors import InputError
 from ..cases import with_landmarks_mm
 
-__all__ = ["Case", "SOURCES", "cases", "growing_cases"]
-
 Series = Mapping[str, Any]
 Maker = Callable[[int, Sequence[int], int], Series]  # makes a series from a seed, a size and a number of timepoints
 

@@ -20,8 +20,6 @@ from .cases import Case
 from .measures import measure
 from .worker import Method, Outcome, register
 
-__all__ = ["Cell", "CellStore", "NONE", "TRUTH", "fill"]
-
 NONE, TRUTH = "none", "truth"  # rows without a program: no registration, and the true motion of phantoms
 
 

@@ -10,8 +10,6 @@ from matplotlib.figure import Figure
 from ..figures import save_figure
 from .cells import Cell
 
-__all__ = ["draw_landmarks", "draw_scaling", "draw_slices"]
-
 
 def draw_slices(cells: Sequence[Cell], titles: Mapping[str, str], file: Path) -> None:
     """Draw the paper's Fig. 4 for the first series: mean of the timepoints minus the first one, and Jacobian

@@ -20,8 +20,6 @@ from ...space.transforms import DenseTransform, Transform, interpolate, jacobian
 from ...space.warping import inside_volume, voxel_grid, warp
 from ..compare import lesion_volume_error_percent
 
-__all__ = ["FieldTransform", "curve_roughness_percent", "measure", "true_points_mm"]
-
 _INVERSE_STEPS = 60  # number of fixed-point steps to the inverse of a map
 _TRUE_POINTS = 4000  # number of points at which the error of a phantom is measured
 _QUANTILES = np.linspace(0, 1, 201)  # quantiles of the errors, stored for the figures

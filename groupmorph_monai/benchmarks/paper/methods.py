@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-__all__ = ["METHODS", "MethodDescription"]
-
 
 @dataclass(frozen=True)
 class MethodDescription:

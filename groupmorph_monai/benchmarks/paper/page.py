@@ -14,8 +14,6 @@ from .figures import draw_landmarks, draw_scaling, draw_slices
 from .methods import MethodDescription
 from .statistics import means, paired_differences
 
-__all__ = ["write_page"]
-
 # Column of the cells, title.
 _COLUMNS = {
     "seconds": "wall s",

@@ -1,7 +1,5 @@
 """Published numbers of the paper, for comparison with measured ones."""
 
-__all__ = ["COLUMNS", "COMPARABLE", "TABLE_1"]
-
 COLUMNS = (
     "model",
     "time (s)",

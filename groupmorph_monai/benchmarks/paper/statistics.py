@@ -9,8 +9,6 @@ from scipy.stats import bootstrap, wilcoxon
 
 from .cells import Cell
 
-__all__ = ["means", "paired_differences"]
-
 COMPARED = ("landmarks_mm_mean", "true_error_mm", "rmse", "nmi", "seconds")
 
 

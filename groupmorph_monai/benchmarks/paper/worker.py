@@ -19,8 +19,6 @@ from ...errors import InputError
 from ...workflow.memory import peak_memory_gb
 from ..peers import MissingError
 
-__all__ = ["Method", "Outcome", "register"]
-
 _PR_SET_PDEATHSIG = 1  # value defined in linux/prctl.h
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from .images import each_onto_first, spacing_of
 
-__all__ = ["syn_cc", "syn_mi"]
-
 
 def syn_mi(images: Tensor, affine: Tensor) -> tuple[Tensor, Tensor]:
     """Register every timepoint to the first like ANTs' script antsRegistrationSyNQuick.sh: rigid, affine, and SyN by

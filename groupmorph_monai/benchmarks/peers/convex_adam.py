@@ -7,8 +7,6 @@ from torch import Tensor
 
 from .images import each_onto_first
 
-__all__ = ["convex_adam"]
-
 
 def convex_adam(images: Tensor, affine: Tensor) -> Tensor:
     """Register every timepoint to the first with the defaults of the authors' package (Siebert et al. 2024,

@@ -7,8 +7,6 @@ from torch import Tensor
 
 from .images import as_array, each_onto_first, in_voxels, spacing_of
 
-__all__ = ["demons"]
-
 _LEVELS = ((4, 15), (2, 10), (1, 5))  # shrink factor, iterations
 _FIELD_SIGMA_VOXELS, _STEP_VOXELS = 1.5, 2.0
 

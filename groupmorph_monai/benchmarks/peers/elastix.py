@@ -15,9 +15,6 @@ from torch import Tensor
 from ...errors import InputError
 from .images import as_array, each_onto_first, in_voxels, spacing_of
 
-__all__ = ["check_elastix", "elastix_breast", "elastix_default", "elastix_groupwise", "elastix_pairwise", "elastix_pca",
-           "spline_basis", "spline_fields"]  # fmt: skip
-
 _UNIT = torch.eye(4)
 
 # Parameters shared by all settings.

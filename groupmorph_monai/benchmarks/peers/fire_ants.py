@@ -11,8 +11,6 @@ from torch import Tensor
 
 from .images import as_array, each_onto_first, in_voxels, spacing_of
 
-__all__ = ["fire_ants"]
-
 
 def fire_ants(images: Tensor, affine: Tensor) -> Tensor:
     """Register every timepoint to the first like the authors' script for LPBA40 (Jena et al. 2024, "FireANTs:

@@ -7,8 +7,6 @@ from torch import Tensor
 
 from .images import as_array, each_onto_first, in_voxels, spacing_of
 
-__all__ = ["greedy"]
-
 _METRIC = "-m WNCC 2x2x2 -n 100x50x10"
 
 

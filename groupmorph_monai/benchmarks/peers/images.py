@@ -14,8 +14,6 @@ from torch import Tensor
 
 from ...space.grid import Grid
 
-__all__ = ["as_array", "each_onto_first", "in_voxels", "spacing_of"]
-
 Fields = Tensor | tuple[Tensor, Tensor]
 
 

@@ -11,8 +11,6 @@ from torch import Tensor
 from . import MissingError
 from .images import as_array, each_onto_first, in_voxels, spacing_of
 
-__all__ = ["field_of", "uni_gradicon"]
-
 _WEIGHTS = Path("network_weights/unigradicon1.0/Step_2_final.trch")  # default path of the package
 _ITERATIONS = 50
 _CT_BELOW = -300.0  # HU; only CT contains lower values

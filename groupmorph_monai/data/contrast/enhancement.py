@@ -3,17 +3,6 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = [
-    "ENHANCING",
-    "arrival_of_agent_s",
-    "enhancement_ratio",
-    "has_signal",
-    "mean_rise",
-    "peak_enhancement_percent",
-    "positive",
-    "time_to_peak_s",
-]
-
 ENHANCING = 0.2  # minimum relative rise of the signal in tissue that takes up contrast agent
 _BODY = 0.05  # share of the 99th percentile of the signal, below which is air
 _LEAST_SHARE, _LEAST_SIGNAL = 1e-6, 1e-24  # lowest divisor as a share of a scan's maximum, which may be 0 or less

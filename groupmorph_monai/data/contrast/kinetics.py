@@ -42,8 +42,6 @@ from .pharmacokinetics import (
 )
 from .sequence_parameters import sequence_parameter
 
-__all__ = ["KINETIC_MAPS", "Fits", "Kinetics", "SpoiledGradientEcho", "ToftsFit", "kinetic_maps"]
-
 KINETIC_MAPS = (
     "ktrans",
     "ktrans_before",

@@ -5,11 +5,6 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = [
-    "FLIP_ANGLE_DEG", "RELAXIVITY", "REPETITION_TIME_S", "concentration", "parker_aif", "relaxation_rate",
-    "spgr_signal", "uptake", "weinmann_aif",
-]  # fmt: skip
-
 REPETITION_TIME_S, FLIP_ANGLE_DEG = 0.005, 12.0  # typical of breast DCE-MRI
 RELAXIVITY = 4.5  # 1/(s mmol/l), of gadolinium chelates at 3 T and 37 degrees Celsius
 _STEP_S = 0.5  # step of the numerical convolution

@@ -10,8 +10,6 @@ from ...errors import InputError
 from ..reading.sidecars import sidecar
 from ..series import Series
 
-__all__ = ["LARGEST", "sequence_parameter"]
-
 _SPREAD = 0.05  # share of the value by which scans may differ: headers round, and scanners fine-tune
 # Each parameter's DICOM name, its unit there, and its names in a sidecar, where times are in seconds.
 _NAMES = {

@@ -8,8 +8,6 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
 
-__all__ = ["Attributes"]
-
 _PHILIPS_FRAME = (0x2005, 0x140F)
 
 

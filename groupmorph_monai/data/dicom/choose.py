@@ -9,8 +9,6 @@ from ..reading.names import matches
 from .prospective_motion import largest_tilt_degrees
 from .stack import Stack
 
-__all__ = ["SEE_LIST", "aborted_timepoints", "choose", "possible_timepoints", "turned_timepoints"]
-
 logger = logging.getLogger(__name__)
 _USUAL_TILT_DEGREES = 5  # as far as patients usually turn their heads during a scan
 _CLEARLY_LONGER = 2  # ratio of timepoints to the next candidate

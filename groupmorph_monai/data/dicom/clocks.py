@@ -12,8 +12,6 @@ from ..reading.sidecars import past_midnight
 from .attributes import Attributes
 from .plane import Examination, Plane
 
-__all__ = ["in_one_zone", "local_acquisition", "moments"]
-
 # Matched against the whole text, as pydicom ignores what follows; fraction digits after the sixth are dropped.
 _DATE_AND_TIME = re.compile(r"((?:\d\d){2,7}(?:\.\d{1,6})?)(?:\.|(?<=\.\d{6})\d+)?([+-]\d{4})?")
 _SUFFIX = len("+0000")

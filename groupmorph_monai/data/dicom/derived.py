@@ -17,8 +17,6 @@ from .attributes import Attributes
 from .clocks import local_acquisition
 from .plane import Plane
 
-__all__ = ["check_modality", "code_item", "derived_description", "derived_header", "derived_object", "item"]
-
 _STORAGE = {"MR": MRImageStorage, "CT": CTImageStorage}
 _OF_EVERY_IMAGE = (  # patient, study, equipment, frame of reference, acquisition
     *("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "PatientAge", "PatientSize"),

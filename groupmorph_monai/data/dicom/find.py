@@ -20,8 +20,6 @@ from .clocks import in_one_zone
 from .headers import planes_of
 from .plane import Plane, Raster, Source
 
-__all__ = ["Unread", "find_stacks"]
-
 logger = logging.getLogger(__name__)
 _DICOMDIR = "1.2.840.10008.1.3.10"
 _SERIES = 0x0020000E  # tag of the series instance UID

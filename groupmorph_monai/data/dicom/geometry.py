@@ -9,8 +9,6 @@ from ...errors import InputError
 from ..series import LPS_TO_RAS
 from .plane import Plane
 
-__all__ = ["SAME_PLACE_MM", "decimals", "depth", "evenly_spaced", "orientation", "volume_affine"]
-
 SAME_PLACE_MM = 0.01  # largest distance of equal positions: more than rounding in headers, less than between slices
 _AXES_NOISE = 1e-3  # maximum difference between the directions of parallel slices
 _UNEVEN = 0.05  # maximum offset of a slice, relative to the slice distance: more than rounding, less than a gap

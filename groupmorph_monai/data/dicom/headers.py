@@ -20,8 +20,6 @@ from .attributes import Attributes
 from .clocks import moments
 from .plane import PROTOCOL, Diffusion, Examination, ImageFile, Place, Plane, Raster, Scaling, Source
 
-__all__ = ["planes_of"]
-
 logger = logging.getLogger(__name__)
 
 _LABEL_MAP_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"  # pydicom 2 lacks it

@@ -7,8 +7,6 @@ import numpy as np
 from ...errors import InputError
 from .plane import Plane
 
-__all__ = ["LATE", "ORDER", "Volume", "at_the_same_time", "in_order", "repeated_runs", "times_s"]
-
 Volume = tuple[Plane, ...]  # sorted by depth
 # Volumes are sorted by the first of these keys that differs between all of them.
 ORDER = (

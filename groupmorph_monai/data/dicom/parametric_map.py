@@ -17,8 +17,6 @@ from .geometry import decimals, orientation
 from .plane import Plane
 from .references import referenced_series, save, source_reference
 
-__all__ = ["write_parametric_maps"]
-
 _SERIES_NUMBER = 3000  # added to the series number of the source
 _LARGEST = 2**16 - 1  # maximum of an unsigned 16-bit pixel
 _NAME = re.compile(r"(.+?)(?:_(\d+))?(_before)?")

@@ -10,8 +10,6 @@ import pydicom
 from ...errors import InputError
 from .order import Volume
 
-__all__ = ["read_voxels", "stored_values"]
-
 _MOST_PADDING = 1.01  # maximum number of stored bytes per declared byte
 _BLOCK = 512  # bytes; pixel data may be padded to a multiple of this size
 

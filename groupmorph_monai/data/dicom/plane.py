@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-__all__ = ["PROTOCOL", "Diffusion", "Examination", "ImageFile", "Place", "Plane", "Raster", "Scaling", "Source"]
-
 # Parameters shared by the series of one examination, under their names in classic and enhanced files.
 PROTOCOL = (
     ("ScanningSequence", "EchoPulseSequence"),

@@ -8,16 +8,6 @@ import numpy as np
 from .geometry import SAME_PLACE_MM, depth, evenly_spaced
 from .plane import Plane
 
-__all__ = [
-    "follows_patient",
-    "gaps_mm",
-    "is_tilted",
-    "largest_tilt_degrees",
-    "may_show_same_anatomy",
-    "slices_at_a_place",
-    "volumes_by_shared_attribute",
-]
-
 _MOST_TILT_DEGREES = 15
 _UNEVEN_STEPS = 0.1  # maximum deviation of distances between slices from multiples of the smallest one
 _MOST_MISSING = 10  # maximum number of consecutive missing slices

@@ -17,8 +17,6 @@ from .pixels import read_voxels
 from .split import check_one_kind
 from .stack import Stack, make_stacks
 
-__all__ = ["list_dicom", "read_dicom"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -13,8 +13,6 @@ from pydicom.uid import ExplicitVRLittleEndian
 from .derived import code_item, item
 from .plane import Plane
 
-__all__ = ["referenced_series", "save", "sop_reference", "source_reference"]
-
 
 def sop_reference(plane: Plane) -> Dataset:
     """Refer to the image that contains a slice."""

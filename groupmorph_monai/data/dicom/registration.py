@@ -16,8 +16,6 @@ from .geometry import decimals, orientation
 from .plane import Plane
 from .references import referenced_series, save, sop_reference
 
-__all__ = ["write_registration_object"]
-
 _SERIES_NUMBER = 2000  # added to the series number of the source
 
 

@@ -10,8 +10,6 @@ from .order import LATE, ORDER, Volume, at_the_same_time, in_order
 from .plane import ImageFile, Plane
 from .prospective_motion import follows_patient, is_tilted, volumes_by_shared_attribute
 
-__all__ = ["check_one_kind", "separate_aborted", "split_volumes"]
-
 _GATED = ("phase", "trigger time", "temporal position")
 _EARLY = [key for key in ORDER if key not in LATE]  # attributes of the acquisition
 _CHANCE = 1e-3  # highest probability of cycles at all positions by chance at which a series is called gated

@@ -16,8 +16,6 @@ from .plane import Plane, Source
 from .prospective_motion import gaps_mm, may_show_same_anatomy, slices_at_a_place
 from .split import separate_aborted, split_volumes
 
-__all__ = ["Stack", "make_stacks"]
-
 _LOCALISERS = ("LOCALIZER", "SCOUT", "SURVEY", "TOPOGRAM")
 _COMPUTED = ("SUB", "MIP", "MINIP", "MPR", "ADC", "TRACEW", "FA", "PROJECTION IMAGE", "PARAMETRIC", "SECONDARY")
 # Image types that a scanner separates from the echoes of one acquisition, such as water and fat, and may call derived.

@@ -7,18 +7,6 @@ from pydicom.dataset import Dataset
 
 from .attributes import Attributes
 
-__all__ = [
-    "b_value",
-    "b_value_ge",
-    "display_scale",
-    "dynamic_begin_s",
-    "image_kinds",
-    "mosaic_slices",
-    "repetition_of_volumes_s",
-    "rows_are_reversed",
-    "spin_label",
-]
-
 _PHILIPS, _PHILIPS_IMAGE = "Philips Imaging DD 001", "Philips MR Imaging DD 001"
 _PHILIPS_LABEL, _LABEL_TYPE = "Philips MR Imaging DD 005", (0x2005, 0x1029)
 _SPIN_LABELS = ("CONTROL", "LABEL", "M_ZERO_SCAN")  # in the order of acquisition

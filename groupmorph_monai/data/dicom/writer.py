@@ -15,8 +15,6 @@ from .geometry import decimals, orientation
 from .plane import Plane
 from .references import save, source_reference
 
-__all__ = ["write_dicom"]
-
 _LARGEST = 2**15 - 1  # maximum pixel value, valid as a signed and as an unsigned number
 _FEWEST_BITS = 11  # minimum precision of unscaled integers; half a step is then 0.024 % of the range
 _TIMES = (

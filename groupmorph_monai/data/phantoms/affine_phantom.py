@@ -11,8 +11,6 @@ from ...space.affine import apply_affine
 from ...space.warping import sample, voxel_grid
 from .phantom import make_phantom, uniform
 
-__all__ = ["make_affine_phantom"]
-
 
 def _random_map(rng: torch.Generator, size: Sequence[int], degrees: float, shift: float, scale: float) -> Tensor:
     """Draw a rotation, scaling and shift about the centre, bounded along each axis: ``(4, 4)``, voxels."""

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["FAR_MM", "Tree", "grow_tree", "tube_depths_mm"]
-
 FAR_MM = -1e3
 _BRANCH_SHARE = 0.45  # length of a branch, as a share of the distance to the centre of its targets
 _BENT_MM = 2.0  # maximum distance by which the transforms bend a straight tube out of the bounding box of its ends

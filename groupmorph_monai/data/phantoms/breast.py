@@ -12,8 +12,6 @@ from .breast_anatomy import BreastAnatomy
 from .breast_motion import BreastMotion
 from .phantom import add_rician_noise, follow, uniform
 
-__all__ = ["BREAST_TIMES_S", "make_breast"]
-
 # One scan before the contrast agent and five after (GroupMorph, Section 4).
 BREAST_TIMES_S = (0.0, 90.0, 150.0, 210.0, 270.0, 330.0)
 _SLAB = 16  # rows rendered at a time

@@ -15,8 +15,6 @@ from .breast_vessels import FARTHEST_MM, grow_vessels, vessel_lattice
 from .phantom import lesion_kinetics, signal_curve, uniform
 from .solids import ellipsoid_depth, noise_lattice, ramp
 
-__all__ = ["BREAST_TISSUES", "BreastAnatomy"]
-
 BREAST_TISSUES = ("air", "fat", "gland", "vessel", "lesion", "muscle", "bone", "lung", "organ", "heart", "skin")
 # T10 (s), proton density, Ktrans (1/min), ve, vp. Fat does not enhance; gland varies between its two extremes.
 _KINETICS = {

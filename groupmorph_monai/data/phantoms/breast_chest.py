@@ -12,8 +12,6 @@ from torch import Tensor
 from .phantom import uniform
 from .solids import ellipsoid_depth
 
-__all__ = ["Chest"]
-
 Layer = tuple[str, Tensor, float | Tensor]
 _CENTRE = (0.0, -62.0, 0.0)
 # Organs inside the ribs: centre, radii, tissue, kinetics; later ones cover earlier ones.

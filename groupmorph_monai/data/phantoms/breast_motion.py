@@ -15,8 +15,6 @@ from torch import Tensor
 from ...space.chunks import total
 from .phantom import uniform
 
-__all__ = ["BreastMotion"]
-
 _LOCAL_BUMPS = 8  # number of local displacements, each of a part of a breast
 _STEEPEST = 0.5  # norm of the displacement's gradient, below 1 so that the motion is invertible
 _PROBE_STEP_MM = 7.0  # distance of the points where the gradient is measured

@@ -6,8 +6,6 @@ from torch import Tensor
 
 from .solids import Lattice
 
-__all__ = ["FARTHEST_MM", "grow_vessels", "vessel_lattice"]
-
 _STEP_MM = 1.5  # length of a segment
 _LATTICE_MM = 1.25  # spacing of the lattice of depths
 _REACH = 4  # lattice steps around a vessel's axis

@@ -8,8 +8,6 @@ from torch import Tensor
 
 from .phantom import Texture, add_rician_noise, uniform
 
-__all__ = ["make_breathing_series"]
-
 
 @dataclass
 class _Abdomen:

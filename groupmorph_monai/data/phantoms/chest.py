@@ -13,8 +13,6 @@ from torch import Tensor
 
 from .phantom import uniform
 
-__all__ = ["SPINE_MM", "Breath", "Cavity"]
-
 _APEX_MM, _BASE_MM = 112.0, -100.0  # heights between which the displacement grows from 0 to that of the diaphragm
 SPINE_MM = -48.0  # y coordinate of the spine, about which the ribs move
 

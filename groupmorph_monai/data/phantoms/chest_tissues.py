@@ -13,8 +13,6 @@ from torch import Tensor
 from .chest import SPINE_MM, Cavity
 from .phantom import Texture, uniform
 
-__all__ = ["Tissues", "soft"]
-
 AIR, FAT, BLOOD, MUSCLE, LIVER = -1000.0, -95.0, 42.0, 55.0, 62.0
 # In the template's lungs, at deepest inspiration; both become denser during expiration.
 VESSEL, LESION = 0.0, -10.0

@@ -11,8 +11,6 @@ from ...space.integrate import ScalingAndSquaring
 from ...space.warping import voxel_grid
 from .phantom import Texture, add_rician_noise, uniform
 
-__all__ = ["HEART_MOTIONS", "make_heart"]
-
 # At the wall: radial contraction, shortening of the long axis, twist in radians; and whether a sector is static.
 HEART_MOTIONS = {
     "normal": (0.30, 0.12, 0.0, False),

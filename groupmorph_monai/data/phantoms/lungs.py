@@ -9,8 +9,6 @@ from .branching import FAR_MM, Tree, grow_tree
 from .chest_tissues import Tissues
 from .phantom import uniform
 
-__all__ = ["Lungs"]
-
 _CARINA = (0.0, -10.0, 22.0)
 _HILA = {1: (32.0, -8.0, 2.0), -1: (-36.0, -10.0, 0.0)}  # positions of the right and the left hilum, mm
 

@@ -18,11 +18,6 @@ from ...space.integrate import ScalingAndSquaring
 from ...space.warping import sample, voxel_grid
 from ..contrast.pharmacokinetics import concentration, spgr_signal
 
-__all__ = [
-    "LESION_KINETICS", "Texture", "add_rician_noise", "follow", "lesion_kinetics", "make_phantom", "random_motion",
-    "uniform",
-]  # fmt: skip
-
 # (Ktrans 1/min, ve) of lesions, named after the course of their curves after the first minutes (Kuhl et al. 1999).
 LESION_KINETICS = {"persistent": (0.06, 0.90), "plateau": (0.16, 0.50), "washout": (0.60, 0.30)}
 _INVERSE_STEPS = 60  # number of fixed-point steps from a point of the template to its position at a timepoint

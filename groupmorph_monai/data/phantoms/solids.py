@@ -10,8 +10,6 @@ from ...space.chunks import total
 from ...space.filters import gaussian_filter
 from ...space.warping import sample
 
-__all__ = ["Lattice", "ellipsoid_depth", "noise_lattice", "ramp"]
-
 
 @dataclass
 class Lattice:

@@ -13,8 +13,6 @@ from .chest import Breath, Cavity
 from .chest_tissues import AIR, LESION, VESSEL, Tissues, soft
 from .lungs import Lungs
 
-__all__ = ["make_thorax"]
-
 THORAX_EXTENT_MM = (256 * 1.04, 256 * 1.04, 100 * 2.5)
 _AIRWAY_WALL_MM = 0.8
 _MOST_MOTION_MM = 40.0  # maximum motion that keeps densities plausible and the inverse convergent

@@ -14,8 +14,6 @@ from .hearts import make_heart
 from .phantom import make_phantom
 from .thorax import make_thorax
 
-__all__ = ["PHANTOMS", "MakePhantomd"]
-
 # Generators by the key of the item that contains their arguments.
 PHANTOMS: dict[str, Callable[..., dict[str, torch.Tensor]]] = {
     "phantom": make_phantom,

@@ -13,8 +13,6 @@ from ...errors import InputError
 from ...space.filters import gaussian_filter
 from ...space.warping import displace, voxel_grid
 
-__all__ = ["RandAffineMotiond", "RandContrastd", "RandIntervald", "RandMotiond", "RandSurfaced", "RandTimepointsd"]
-
 _CELLS_VOXELS = (12.0, 40.0)  # minimum and maximum distance of the control points of random motion
 
 

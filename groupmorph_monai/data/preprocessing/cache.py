@@ -14,8 +14,6 @@ from ... import __version__
 from ..writing.output_folder import atomic_file, write_tensors
 from .fingerprint import fingerprint
 
-__all__ = ["CachedSeries"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -6,8 +6,6 @@ from typing import Any
 import torch
 from monai.data.utils import list_data_collate
 
-__all__ = ["collate_series"]
-
 
 def collate_series(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Collate one series into a batch like MONAI's collation, but without copying its volumes."""

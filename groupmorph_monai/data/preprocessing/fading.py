@@ -19,8 +19,6 @@ from ..series import Frame, Series
 from ..storage import IN_MEMORY, Storage
 from .resampling import FULLY_VALID, SAME_GRID_MM
 
-__all__ = ["CorrectFadingd", "end_gains"]
-
 logger = logging.getLogger(__name__)
 
 _MOST_SCANS = 16  # maximum number of scans from which the gain is estimated, spread evenly over the series

@@ -13,8 +13,6 @@ import torch
 from ...errors import InputError
 from ..reading.signature import files_below
 
-__all__ = ["fingerprint"]
-
 
 def fingerprint(*parts: object) -> str:
     """Hash values, objects by class and attributes, and files by path, size and modification time.

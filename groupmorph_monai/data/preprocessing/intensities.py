@@ -6,8 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-__all__ = ["NOISE_VARIANCE", "intensity_range", "scaled_to_range"]
-
 NOISE_VARIANCE = 0.02**2  # variance in a window below which contrast is ignored, intensities in [0, 1]
 _BACKGROUND_SHARE = 0.01  # share of voxels with the lowest value above which they count as background
 

@@ -16,8 +16,6 @@ from ...space.filters import valid_mean, window_moments, window_normalise
 from ..storage import IN_MEMORY, Storage
 from .intensities import NOISE_VARIANCE
 
-__all__ = ["MatchContrastd", "intensity_curves"]
-
 logger = logging.getLogger(__name__)
 
 _LONGEST_SIDE = 64  # voxels of the coarse grid on which contrasts are compared

@@ -16,17 +16,6 @@ from ...space.transforms import AffineTransform, Transform, interpolate
 from ..series import LEAST_VOXELS, Frame, Series
 from ..storage import IN_MEMORY, Storage
 
-__all__ = [
-    "FULLY_VALID",
-    "SAME_GRID_MM",
-    "refined_voxels",
-    "relative_spacing",
-    "resample",
-    "resample_series",
-    "smoothed",
-    "working_grid",
-]
-
 FULLY_VALID = 0.999  # interpolated validity above which all contributing voxels are valid, as 1 is rounded
 SAME_GRID_MM = 1e-2  # maximum distance between the corners of equal grids, as headers are rounded
 _LONGEST_SIDE_VOXELS = 128  # longest side of a small object's working grid, such as a mouse's, with voxels below 1 mm

@@ -8,8 +8,6 @@ from scipy.ndimage import affine_transform
 
 from ...errors import InputError
 
-__all__ = ["at_right_angles", "is_sheared"]
-
 logger = logging.getLogger(__name__)
 # Cosine between two axes: rounding in a float32 header, rounding in a header with few decimals, and the maximum that is
 # plausible for a scanner.

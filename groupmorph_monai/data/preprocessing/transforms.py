@@ -22,8 +22,6 @@ from ..storage import IN_MEMORY, Storage
 from .intensities import intensity_range
 from .resampling import SAME_GRID_MM, resample, resample_series, working_grid
 
-__all__ = ["ClipSeriesd", "LoadSeriesd", "MatchPolarityd", "ScalePercentilesd", "ScaleSeriesd"]
-
 logger = logging.getLogger(__name__)
 
 _LEAST_MASKED = 8  # minimum number of voxels in a mask, the same as of voxels that differ in an image

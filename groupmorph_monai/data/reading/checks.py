@@ -12,8 +12,6 @@ from .points import read_landmarks
 from .readers import read_series
 from .regions import inside_region, nothing_inside, read_labels
 
-__all__ = ["check_dataset"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -18,8 +18,6 @@ from .folders import folder_files, images
 from .names import image_stem, natural_order
 from .signature import check_regular_file, read_text
 
-__all__ = ["heart_items", "phantom_items", "series_items"]
-
 logger = logging.getLogger(__name__)
 Item = dict[str, Any]  # files of one series, or arguments of a phantom, by the keys of `LoadSeriesd` or `MakePhantomd`
 Files = tuple[tuple[str, ...], ...]  # paths of each kind of file of one series

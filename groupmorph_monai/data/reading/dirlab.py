@@ -28,8 +28,6 @@ from ...space.grid import transform_points
 from ..series import Frame
 from .signature import read_text
 
-__all__ = ["DIRLAB_CASES", "DIRLAB_PHASES", "is_dirlab", "read_dirlab", "read_dirlab_landmarks"]
-
 DIRLAB_PHASES = ("T00", "T10", "T20", "T30", "T40", "T50")  # end of inspiration to end of expiration
 # Voxels, voxel size in mm, and mean distance of the 300 points between T00 and T50 in mm, to check the reader against.
 DIRLAB_CASES = {

@@ -5,8 +5,6 @@ import logging
 import numpy as np
 from scipy.ndimage import binary_dilation, binary_propagation, label
 
-__all__ = ["is_padding", "without_fill"]
-
 logger = logging.getLogger(__name__)
 _FILL_SHARE = 0.001  # minimum share of voxels that have the fill value
 _FILL_GAP = 0.2  # gap between the fill value and other values, as a share of their range

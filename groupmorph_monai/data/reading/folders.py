@@ -15,8 +15,6 @@ from .nifti_voxels import open_nifti
 from .sidecars import sidecar, times_of_files
 from .signature import check_regular_file, files_below, is_dicom
 
-__all__ = ["dicom_paths", "dicom_reader", "folder_files", "images", "list_series"]
-
 logger = logging.getLogger(__name__)
 _RESULT = ("warped.nii.gz", "report.json")  # written by every registration
 # Part of a name that differs between the scans of one series: in BIDS names, and in other names.

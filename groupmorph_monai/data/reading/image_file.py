@@ -9,8 +9,6 @@ import numpy as np
 
 from ..storage import Storage
 
-__all__ = ["ImageFile", "ImageFormat"]
-
 
 @dataclass(frozen=True)
 class ImageFile:

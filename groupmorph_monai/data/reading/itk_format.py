@@ -15,8 +15,6 @@ from .image_file import ImageFile, ImageFormat
 from .signature import check_itk_path
 from .text_headers import check_text_header
 
-__all__ = ["ItkFormat"]
-
 
 class ItkFormat(ImageFormat):
     """MetaImage and NRRD."""

@@ -11,8 +11,6 @@ import numpy as np
 from ...errors import InputError
 from .signature import read_text
 
-__all__ = ["is_markups", "map_markups", "read_markups"]
-
 _LARGEST = 1e300  # maximum absolute coordinate; the comparison is also False for NaN
 _TO_RAS = {"RAS": np.array([1.0, 1.0, 1.0]), "LPS": np.array([-1.0, -1.0, 1.0])}
 

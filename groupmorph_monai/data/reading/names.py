@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-__all__ = ["IMAGE_ENDINGS", "NIFTI_ENDINGS", "bids_name", "image_stem", "is_bids_name", "matches", "natural_order"]
-
 NIFTI_ENDINGS = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz")
 IMAGE_ENDINGS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr")  # images in a folder
 _BIDS_IMAGES = {"warped.nii.gz": "aligned", "mean.nii.gz": "mean", "coverage.nii.gz": "coverage"}

@@ -15,8 +15,6 @@ from .image_file import ImageFile, ImageFormat
 from .names import NIFTI_ENDINGS
 from .nifti_voxels import forms_apart, nifti_values, open_nifti
 
-__all__ = ["NiftiFormat", "time_unit_s"]
-
 # NIfTI codes of units other than mm and s.
 _UNIT_MM = {nib.nifti1.unit_codes["meter"]: 1e3, nib.nifti1.unit_codes["micron"]: 1e-3}
 _TIME_UNIT_S = {nib.nifti1.unit_codes["msec"]: 1e-3, nib.nifti1.unit_codes["usec"]: 1e-6}

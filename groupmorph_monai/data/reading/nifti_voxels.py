@@ -19,8 +19,6 @@ from ...errors import InputError
 from ..storage import IN_MEMORY, Storage
 from .signature import other_content
 
-__all__ = ["forms_apart", "nifti_values", "open_nifti"]
-
 _KINDS = (nib.Nifti1Image, nib.Nifti2Image, nib.Nifti1Pair, nib.Nifti2Pair)
 _LARGEST_OFFSET = 2**31  # maximum position of the voxels in a file
 _quiet = ContextVar("quiet", default=False)

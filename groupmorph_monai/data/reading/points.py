@@ -19,8 +19,6 @@ from .dirlab import is_dirlab, read_dirlab_landmarks
 from .markups import is_markups, read_markups
 from .signature import read_text
 
-__all__ = ["is_points", "read_landmarks", "read_points", "write_points"]
-
 logger = logging.getLogger(__name__)
 _ENDINGS = (".csv", ".txt", ".fcsv", ".pts")
 _Lines = list[tuple[int, str]]  # line number in the file, from 1, and text

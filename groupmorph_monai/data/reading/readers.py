@@ -31,8 +31,6 @@ from .nifti_format import NiftiFormat, time_unit_s
 from .sidecars import even_step, sidecar, times_of_files, times_of_volumes, without_time
 from .signature import check_regular_file
 
-__all__ = ["header_grids", "read_image", "read_series", "states_times"]
-
 logger = logging.getLogger(__name__)
 
 _NIFTI, _ITK = NiftiFormat(), ItkFormat()

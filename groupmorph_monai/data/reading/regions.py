@@ -14,8 +14,6 @@ from ..series import Frame, Series
 from ..series_checks import boxes_overlap
 from .readers import read_image
 
-__all__ = ["check_regions", "inside_region", "nothing_inside", "read_labels", "read_region"]
-
 _MOST_LABELS = 1000  # maximum number of different values in a label map; an image has more
 _LARGEST_LABEL = 2**24  # largest integer up to which float32 is exact
 

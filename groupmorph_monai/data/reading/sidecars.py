@@ -12,8 +12,6 @@ import numpy as np
 
 from .signature import read_text
 
-__all__ = ["even_step", "past_midnight", "sidecar", "times_of_files", "times_of_volumes", "without_time"]
-
 logger = logging.getLogger(__name__)
 _LARGEST = 1e12  # maximum absolute value of a time
 _DAY_S = 86400

@@ -13,17 +13,6 @@ import nibabel as nib
 from ...errors import InputError
 from .names import NIFTI_ENDINGS
 
-__all__ = [
-    "GZIP_START",
-    "check_itk_path",
-    "check_regular_file",
-    "files_below",
-    "is_dicom",
-    "is_lfs_pointer",
-    "other_content",
-    "read_text",
-]
-
 _SYSTEM = (".", "#", "@", "$", "lost+found", "System Volume Information")  # prefixes of the names of system folders
 # Old exports lack the preamble; their files begin with an element of group 2 or 8.
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")

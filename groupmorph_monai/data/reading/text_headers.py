@@ -15,8 +15,6 @@ from typing import Any
 from ...errors import InputError
 from .signature import GZIP_START, other_content
 
-__all__ = ["check_text_header"]
-
 _LONGEST_HEADER, _LONGEST_VALUE = 1 << 20, 500  # maximum bytes of a header, and characters of a value that ITK can read
 _CHUNK = 1 << 20  # bytes decompressed at a time
 _MOST_FILES = 100_000  # maximum number of files of one volume

@@ -28,8 +28,6 @@ from .itk_transforms import is_itk_transform, write_itk_transform
 from .nifti import write_image
 from .output_folder import atomic_folder, check_contains_no_input, check_file_name
 
-__all__ = ["apply_field", "apply_field_to_files", "apply_field_to_points", "combine_fields", "warp_frame"]
-
 logger = logging.getLogger(__name__)
 _LARGEST_LABEL = 2**53
 _MOST_OUTSIDE = 0.1  # maximum share of a scan outside of the common space; motion alone moves a few percent there

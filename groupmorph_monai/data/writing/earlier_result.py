@@ -14,8 +14,6 @@ from .output_folder import check_contains_no_input
 from .products import ALWAYS_WRITTEN, REPORTS, Exports, Products
 from .replacement import REPORT, check_names, check_ownership, journals
 
-__all__ = ["check_result_folder", "earlier_result", "listed_result"]
-
 logger = logging.getLogger(__name__)
 _ALL = Products(exports=Exports(True, True, True), kinetics=ToftsFit(), jacobian=True).names(std=True)
 

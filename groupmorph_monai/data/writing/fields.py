@@ -29,8 +29,6 @@ from ..series import LEAST_DETERMINANT, LONGEST_MM
 from ..series_checks import check_affine, check_grid
 from .nifti import CHECK_SETTINGS, check_finite, nifti_image, save_nifti
 
-__all__ = ["compact_grid", "read_field", "resampling_grid", "write_field"]
-
 _RAS_TO_LPS = np.array([-1.0, -1.0, 1.0], dtype=np.float32)
 _COMPACT = b"coarse displacement field, scan's grid in the extension"  # fits into the 80 bytes of descrip
 _ITK_ENDINGS = (".h5", ".tfm", ".mat")

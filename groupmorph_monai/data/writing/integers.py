@@ -9,8 +9,6 @@ import numpy as np
 from ..series import Frame
 from ..storage import IN_MEMORY, Storage
 
-__all__ = ["IntegerType", "integer_type"]
-
 _LEVELS = 2**11  # minimum number of steps in the range of a series; rounding errors are at most half a step
 
 

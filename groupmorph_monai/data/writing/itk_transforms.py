@@ -14,8 +14,6 @@ from ...space.grid import Grid
 from ...space.transforms import AffineTransform, ComposedTransform, DenseTransform, Transform
 from ..series import LPS_TO_RAS
 
-__all__ = ["is_itk_transform", "itk_transform", "write_itk_transform"]
-
 
 def itk_transform(transform: Transform, volume: Grid) -> "itk.CompositeTransform":
     """Convert a transform to an ITK composite transform. Fields keep their lattice, so that nothing is lost, and are

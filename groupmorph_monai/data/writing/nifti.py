@@ -15,8 +15,6 @@ from ..storage import IN_MEMORY, Storage
 from .integers import IntegerType
 from .output_folder import atomic_folder
 
-__all__ = ["CHECK_SETTINGS", "COMPRESSION", "check_finite", "nifti_image", "save_nifti", "write_image"]
-
 _MM, _SECONDS, _TIME_UNIT_BITS = 2, 8, 0x38  # NIfTI's codes of units; the low bits are the spatial unit
 COMPRESSION = 2  # igzip level from 0 to 3; in the time of level 1, files are 1 % smaller, and fields 2 %
 CHECK_SETTINGS = "nothing is written; check the weights, and settings such as noise"

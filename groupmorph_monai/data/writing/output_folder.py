@@ -15,17 +15,6 @@ from filelock import FileLock, Timeout
 from ...errors import InputError
 from .replacement import PARTIAL, clean, make_staging, put_in_place, sync, to_be_replaced
 
-__all__ = [
-    "atomic_file",
-    "atomic_folder",
-    "check_contains_no_input",
-    "check_file_name",
-    "check_output_dir",
-    "claim",
-    "release",
-    "write_tensors",
-]
-
 _LOCK = ".groupmorph.lock"
 _LONGEST_NAME = 255  # bytes; limit of all common file systems
 _ENDING_S = 0.5  # time to wait for a run that is just ending: it releases its lock shortly after its result appears

@@ -11,8 +11,6 @@ from ..reading.regions import check_regions
 from ..series import Series
 from .replacement import REPORT
 
-__all__ = ["ALWAYS_WRITTEN", "DICOM_FOLDER", "REPORTS", "SEQUENCE", "TRANSFORM_SEQUENCE", "Exports", "Products"]
-
 DICOM_FOLDER, SEQUENCE, TRANSFORM_SEQUENCE = "dicom", "warped.seq.nrrd", "transforms.seq.nrrd"
 REPORTS = (REPORT, "report.png", "report.html")
 ALWAYS_WRITTEN = ("warped.nii.gz", "mean.nii.gz", "coverage.nii.gz")

@@ -29,8 +29,6 @@ from .output_folder import atomic_folder
 from .products import DICOM_FOLDER, SEQUENCE, TRANSFORM_SEQUENCE, Products
 from .sequences import write_sequence, write_transform_sequence
 
-__all__ = ["FILES_AT_ONCE", "VOLUMES", "Written", "write_registration"]
-
 FILES_AT_ONCE = 4  # number of files written in parallel; more would take too much memory
 VolumeName = Literal["warped", "native", "warped_covered", "native_covered"]
 VOLUMES: dict[VolumeName, type] = {

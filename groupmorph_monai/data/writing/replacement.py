@@ -25,20 +25,6 @@ from pathlib import Path
 
 from ...errors import InputError
 
-__all__ = [
-    "PARTIAL",
-    "REPORT",
-    "check_names",
-    "check_ownership",
-    "clean",
-    "journals",
-    "make_staging",
-    "put_in_place",
-    "replace_folder",
-    "sync",
-    "to_be_replaced",
-]
-
 PARTIAL = ".partial-"
 REPORT = "report.json"
 _JOURNAL = ".commit-"

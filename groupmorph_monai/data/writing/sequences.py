@@ -17,8 +17,6 @@ from ...space.transforms import Transform
 from ..series import LPS_TO_RAS
 from .nifti import COMPRESSION
 
-__all__ = ["write_sequence", "write_transform_sequence"]
-
 _RAS_TO_LPS = np.diag(LPS_TO_RAS)[:3].astype(np.float32)[:, None, None, None]
 
 

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Settings", "register_command"]
-
 
 @dataclass(frozen=True)
 class Settings:

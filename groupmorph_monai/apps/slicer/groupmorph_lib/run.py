@@ -7,8 +7,6 @@ import subprocess
 import threading
 from collections.abc import Sequence
 
-__all__ = ["Run"]
-
 # Messages of the command at the end of each stage, and the fraction of the work completed by then.
 _STAGES = (
     (r"Read \d+ timepoints", 0.05),

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import SimpleITK as sitk  # noqa: N813
 
-__all__ = ["fields_of", "report_page", "split_volumes"]
-
 
 def split_volumes(file: str, folder: str) -> list[str]:
     """Write each volume of a 4D image to a 3D file in ``folder`` and return the files in temporal order."""
