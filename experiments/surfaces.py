@@ -27,7 +27,7 @@ _TEST_SHARE, _TRAINING_PAIRS, _TEST_PAIRS = 0.25, 200, 20
 
 
 def pair_subjects(dataset: str | Path, folder: Path) -> list[dict]:
-    """Draw random pairs of different subjects for training and testing, each at most once.
+    """Draw random ordered pairs of different subjects for training and testing, each at most once.
 
     Args:
         dataset: folder with ``images`` and ``labels``, in which the files of a subject have the same name, like a task

@@ -36,7 +36,7 @@ class MeasureSimilarityd(Transform):
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         pred = data["pred"]
         covered = ((torch.as_tensor(data["coverage"]).to(pred["covered"]) > 0.5) & pred["covered"]).all(dim=0)
-        return {**data, "metrics": similarity(data["image"], pred["warped"], covered)}
+        return {**data, "metrics": {**data.get("metrics", {}), **similarity(data["image"], pred["warped"], covered)}}
 
 
 class MeasureRegistrationd(Transform):

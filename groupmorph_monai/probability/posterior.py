@@ -41,7 +41,8 @@ class Posterior:
         smoothing_voxels: standard deviation of the filter, in voxels of z's grid; 0 is no smoothing.
 
     Attributes:
-        std_factor: factor on the standard deviation of draws, see `scaled`.
+        std_factor: factor on the standard deviation of draws, see `scaled`; None if it is not calibrated: draws are as
+            predicted, and `check_draws` refuses them.
     """
 
     std_factor: float | None = 1.0
@@ -70,8 +71,8 @@ class Posterior:
         if self.std_factor is None:
             raise InputError(
                 "std_draws (--std): expected 0 with --no-refine, as the standard deviation of this network is not "
-                f"calibrated (network_std_factor = null), got {number}; omit one of the two, or set "
-                "network_std_factor (1: as predicted)"
+                f"calibrated (network_std_factor = null), got {number}; omit one of the two, or add "
+                "--set network_std_factor=1 for the standard deviation as predicted"
             )
 
     def spectrum(self, size: Sequence[int]) -> Tensor:

@@ -82,7 +82,7 @@ class RegistrationInferer(FieldInferer):
         self.passes, self.refinement = passes or NetworkPasses(), refinement
         self.draws, self.posterior = draws, posterior or Posterior()
         if draws:
-            (refinement or self.posterior).check_draws(draws)
+            (self.posterior if refinement is None else refinement).check_draws(draws)
         self._check_storage()
 
     def _check_storage(self) -> None:

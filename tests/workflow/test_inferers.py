@@ -169,7 +169,7 @@ def test_the_mean_and_spread_of_draws_are_the_posteriors():
 def test_draws_of_a_network_that_is_not_calibrated_are_refused():
     posterior = Posterior().scaled(None)
     RegistrationInferer(MeanAlignment(), Displacement(), posterior=posterior)
-    with pytest.raises(InputError, match=r"std_draws .* not calibrated .*, got 4; .* set network_std_factor"):
+    with pytest.raises(InputError, match=r"std_draws .* not calibrated .*, got 4; .* --set network_std_factor=1"):
         RegistrationInferer(MeanAlignment(), Displacement(), draws=4, posterior=posterior)
 
 

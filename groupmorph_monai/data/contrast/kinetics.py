@@ -287,12 +287,13 @@ class ToftsFit:
         arrival_s = arrival_of_agent_s(warped[:, enhancing], times) if self.arrival_s is None else self.arrival_s
         peak, time_s = peak_enhancement_percent(warped), time_to_peak_s(warped, times)
         settings = asdict(self)
+        sequence = settings.pop("sequence")
         return {
             "before": self.fit(native, body, times, arrival_s),
             "after": self.fit(warped, body, times, arrival_s),
             "enhancing": enhancing,
             "curve_maps": [np.where(body, x, 0) for x in (peak, enhancement_ratio(warped, times, arrival_s), time_s)],
-            "settings": {**settings.pop("sequence"), **settings, "arrival_s": arrival_s},
+            "settings": {**settings, **sequence, "arrival_s": arrival_s},
         }
 
     def fit(self, volumes: np.ndarray, mask: np.ndarray, times_s: ArrayLike, arrival_s: float) -> Kinetics:

@@ -75,3 +75,10 @@ def test_the_table_tells_who_claims_too_much_and_an_interrupted_run_goes_on(tmp_
     args.seeds = [1, 2, 3]
     again = reliability(args, (2, 3), (0.02,))
     assert methods["bold"].calls == 6 and [row["cases"] for row in again] == [3] * 4
+
+
+def test_uncertainties_with_and_without_refinement_are_measured_from_20_draws(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(module, "bundle_method", lambda *args, **settings: made.append((*args, settings)))
+    assert reliability(Namespace(weights="w.pt", output=tmp_path, seeds=[])) == []
+    assert made == [("w.pt", {"std_draws": 20}), ("w.pt", "effort/no_refine", {"std_draws": 20})]

@@ -30,7 +30,7 @@ def measured(monkeypatch):
 
 def run(name, folder):
     (suite,) = (suite for suite in SUITES if suite.name == name)
-    options = {"weights": None, "series": None, "seeds": [1], "spacing_mm": None, "mask": None}
+    options = {"weights": None, "series": None, "seeds": [1], "spacing_mm": None, "mask": None, "patients": None}
     return suite.run(argparse.Namespace(output=str(folder), **options))
 
 
@@ -52,6 +52,30 @@ def test_each_likelihood_refines_by_itself(measured, tmp_path):
     kinds = {name: value(method, "likelihood") for name, method in measured.items()}
     assert kinds["group nmi"]["_target_"].endswith("GroupNMI") and kinds["low rank"]["_target_"].endswith("LowRank")
     assert len({str(kind) + str(value(measured[name], "window_radii_voxels")) for name, kind in kinds.items()}) == 5
+
+
+def test_scans_of_the_user_are_warped_with_known_fields(measured, monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr(
+        "groupmorph_monai.benchmarks.cases.warped_cases", lambda *args, **options: calls.append((args, options))
+    )
+    run("warped", tmp_path)
+    assert calls == [((None, [1]), {"spacing_mm": None, "mask": None})] and len(measured) == 4
+
+
+@pytest.mark.parametrize(("name", "file"), [("verdicts", "verdicts.jsonl"), ("kinetics", "residuals.jsonl")])
+def test_planted_failures_are_measured_case_by_case_and_tabulated(name, file, monkeypatch, tmp_path):
+    values = {"folding_percent": 0.0, "kinetic_residual_ratio": 0.5}
+
+    def measure_cases(method, log, cases, measure):
+        assert log == tmp_path / file and value(method, "inferer")["refinement"] == "@refinement"
+        return [(next(iter(cases)).failure, values), ("mirrored", values)]
+
+    planted = "groupmorph_monai.benchmarks.planted_results"
+    monkeypatch.setattr(f"{planted}.measure_cases", measure_cases)
+    monkeypatch.setattr(f"{planted}.measure_added_motion", lambda seeds, voxels: [(f"moved by {voxels:g}", values)])
+    page = run(name, tmp_path).read_text(encoding="utf-8")
+    assert "| mirrored | 1 |" in page and ("moved by 4" in page) == (name == "kinetics")
 
 
 def test_elastix_missing_is_said_before_any_registration(measured, monkeypatch, tmp_path):
