@@ -5,7 +5,7 @@ INSTALLED := $(VENV)/installed
 # Two processes with one thread each: on volumes as small as the tests' PyTorch's own threads gain little.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-fast lint gpu bench tables docs bundle monai-label slicer clean
+.PHONY: demo test test-fast lint gpu bench tables docs bundle monai-label others clean
 
 demo: $(INSTALLED)
 	$(BIN)/groupmorph demo --output demo_output
@@ -47,9 +47,9 @@ bundle: $(INSTALLED)
 monai-label: $(INSTALLED)
 	.ci/check_monai_label
 
-# Tests with the libraries of 3D Slicer, in an environment of its own.
-slicer: $(INSTALLED)
-	.ci/check_slicer
+# Tests with the libraries of 3D Slicer, ANTs and mlflow, in an environment of their own.
+others: $(INSTALLED)
+	.ci/check_with_others
 
 # An environment without the mark of a complete installation is made anew, perhaps with another PYTHON.
 # torch comes first: any other package would pull the newest one with its gigabytes.
@@ -62,4 +62,4 @@ $(INSTALLED): constraints.txt setup.cfg pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-label .venv-slicer demo_output build dist site *.egg-info
+	rm -rf $(VENV) .venv-label .venv-others demo_output build dist site *.egg-info

@@ -4,12 +4,10 @@ other programs."""
 import re
 import subprocess
 
-import ants
 import chromium
 import itk
 import nibabel
 import numpy as np
-import pandas
 import pytest
 from json_files import read_json
 from scipy.ndimage import map_coordinates
@@ -105,6 +103,8 @@ def by_nibabel(path, points):
 
 
 def by_ants(path, points):
+    ants = pytest.importorskip("ants", reason="run by make others")
+    pandas = pytest.importorskip("pandas")
     table = pandas.DataFrame(points @ LPS, columns=["x", "y", "z"])
     return ants.apply_transforms_to_points(3, table, [str(path)]).to_numpy()[:, :3] @ LPS
 

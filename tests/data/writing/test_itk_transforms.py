@@ -2,11 +2,9 @@
 
 import os
 
-import ants
 import itk
 import nibabel
 import numpy as np
-import pandas
 import pytest
 import torch
 
@@ -63,6 +61,8 @@ def by_itk(path, points):
 
 
 def by_ants(path, points):
+    ants = pytest.importorskip("ants", reason="run by make others")
+    pandas = pytest.importorskip("pandas")
     table = pandas.DataFrame(points @ LPS, columns=["x", "y", "z"])
     return ants.apply_transforms_to_points(3, table, [str(path)]).to_numpy()[:, :3] @ LPS
 
