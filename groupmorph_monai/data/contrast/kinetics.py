@@ -87,8 +87,7 @@ class Fits(TypedDict):
     Args:
         before, after: fits with the same arrival time, that of the aligned series.
         enhancing: ``(*S)`` bool, where the aligned series takes up contrast agent.
-        curve_maps: ``(*S)`` each, `peak_enhancement_percent`, `enhancement_ratio` and `time_to_peak_s` of the aligned
-            series.
+        curve_maps: the maps of `KINETIC_MAPS` that need no fit, of the aligned series, ``(*S)`` each, by name.
         settings: all parameters of the fit.
         sources: source of each parameter of the sequence, if they are those of a series.
     """
@@ -96,7 +95,7 @@ class Fits(TypedDict):
     before: Kinetics
     after: Kinetics
     enhancing: np.ndarray
-    curve_maps: list[np.ndarray]
+    curve_maps: dict[str, np.ndarray]
     settings: dict[str, Any]
     sources: NotRequired[dict[str, str]]
 
@@ -285,14 +284,18 @@ class ToftsFit:
             logger.warning("--kinetics: no tissue takes up contrast agent after the first scan, so nothing was fitted")
             return None
         arrival_s = arrival_of_agent_s(warped[:, enhancing], times) if self.arrival_s is None else self.arrival_s
-        peak, time_s = peak_enhancement_percent(warped), time_to_peak_s(warped, times)
+        curve_maps = {
+            "enhancement": peak_enhancement_percent(warped),
+            "enhancement_ratio": enhancement_ratio(warped, times, arrival_s),
+            "time_to_peak_s": time_to_peak_s(warped, times),
+        }
         settings = asdict(self)
         sequence = settings.pop("sequence")
         return {
             "before": self.fit(native, body, times, arrival_s),
             "after": self.fit(warped, body, times, arrival_s),
             "enhancing": enhancing,
-            "curve_maps": [np.where(body, x, 0) for x in (peak, enhancement_ratio(warped, times, arrival_s), time_s)],
+            "curve_maps": {name: np.where(body, values, 0) for name, values in curve_maps.items()},
             "settings": {**settings, **sequence, "arrival_s": arrival_s},
         }
 
@@ -358,4 +361,4 @@ def kinetic_maps(fits: Fits | None) -> dict[str, np.ndarray]:
         return {}
     after, before = fits["after"], fits["before"]
     fitted = after.ktrans_per_min, before.ktrans_per_min, after.r2, before.r2
-    return dict(zip(KINETIC_MAPS, (*fitted, *fits["curve_maps"])))
+    return {**dict(zip(KINETIC_MAPS, fitted)), **fits["curve_maps"]}

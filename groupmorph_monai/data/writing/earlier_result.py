@@ -15,7 +15,8 @@ from .products import ALWAYS_WRITTEN, REPORTS, Exports, Products
 from .replacement import REPORT, check_names, check_ownership, journals
 
 logger = logging.getLogger(__name__)
-_ALL = Products(exports=Exports(True, True, True), kinetics=ToftsFit(), jacobian=True).names(std=True)
+_EXPORTS = Exports(itk_transforms=True, sequence=True, dicom=True)
+_ALL = Products(exports=_EXPORTS, kinetics=ToftsFit(), jacobian=True).names(std=True)
 
 
 def _pattern(names: Iterable[str]) -> re.Pattern[str]:
