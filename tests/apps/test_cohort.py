@@ -5,6 +5,7 @@ import os
 import nibabel as nib
 import numpy as np
 import pytest
+from filelock import FileLock
 from json_files import write_json
 
 from groupmorph_monai.apps.arguments import make_parser
@@ -286,11 +287,23 @@ def test_a_file_in_place_of_a_folder(name, study, capsys):
     assert f"got a file, {study / 'out' / name}" in capsys.readouterr().err and os.listdir(study / "out") == [name]
 
 
-def test_a_run_leaves_no_locks(study, monkeypatch):
+def test_a_run_leaves_neither_locks_nor_folders_of_killed_workers(study, monkeypatch):
     monkeypatch.setattr("groupmorph_monai.apps.cohort.study._process", lambda *arguments: None)
-    file = manifest(study, ("name", "scans"), ("one", "a"))
-    assert main(["cohort", str(file), "--output", str(study / "out")]) == 3
-    assert sorted(os.listdir(study / "out")) == ["cohort.html", "cohort.log", "cohort.tsv"]
+    file = manifest(study, ("name", "scans"), ("one", "a"), ("one.lock", "b"))
+    cohort = CohortFolder(study / "out")
+    command, names = ["cohort", str(file), "--output", str(study / "out")], ["cohort.html", "cohort.log", "cohort.tsv"]
+    assert main(command) == 3
+    assert sorted(os.listdir(study / "out")) == names
+    for name in ("one", "one.lock"):
+        cohort.unfinished(name).mkdir(parents=True)
+        (cohort.unfinished(name) / "log.txt").touch()
+        cohort.lock(name).touch()
+    with FileLock(cohort.lock("one")):  # another command works on it
+        assert main(command) == 3
+    assert [path.name for path in cohort.work.iterdir() if path != cohort.lock("one")] == ["one.part"]
+    assert os.listdir(cohort.unfinished("one")) == ["log.txt"]
+    assert main(command) == 3
+    assert sorted(os.listdir(study / "out")) == names
 
 
 def test_the_page_begins_with_the_worst(tmp_path):

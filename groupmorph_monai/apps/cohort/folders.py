@@ -104,6 +104,9 @@ class CohortFolder:
     def lock(self, name: str) -> Path:
         return self.work / f"{name}.lock"
 
+    def unfinished(self, name: str) -> Path:
+        return self.work / f"{name}.part"
+
     def series(self, name: str) -> Path:
         return self.root / "series" / name
 

@@ -59,7 +59,7 @@ def process_series(job: Job) -> Status:
     with FileLock(cohort.lock(job["name"])):
         if status := cohort.finished(job):
             return status
-        folder = cohort.work / job["name"]
+        folder = cohort.unfinished(job["name"])
         shutil.rmtree(folder, ignore_errors=True)  # left by a worker that was killed
         folder.mkdir()
         try:

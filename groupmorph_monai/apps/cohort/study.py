@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from ... import __version__
 from ...data.preprocessing.fingerprint import fingerprint
@@ -100,11 +101,19 @@ def run_study(args: argparse.Namespace, study: Study) -> int:
             with suppress(OSError):  # deleted before it is unlocked, so that a waiting shard notices
                 os.unlink(lock.lock_file)
         log(f"{', '.join(f'{n} {state}' for state, n in states.items())}: {cohort.root / 'cohort.html'}")
-    for job in shard_jobs:
-        cohort.lock(job["name"]).unlink(missing_ok=True)
-    with suppress(OSError):  # in use by other shards, or missing because all series were finished before
-        cohort.work.rmdir()
+    if cohort.work.is_dir():  # else all series were finished before
+        _clear(cohort, shard_jobs)
     return 0 if all(cohort.finished(job) for job in shard_jobs) else _FAILED
+
+
+def _clear(cohort: CohortFolder, jobs: Sequence[Job]) -> None:
+    """Delete locks, and what killed workers left, even of series that they had finished."""
+    for job in jobs:
+        with suppress(Timeout), FileLock(cohort.lock(job["name"]), timeout=0) as lock:  # locked by another command
+            shutil.rmtree(cohort.unfinished(job["name"]), ignore_errors=True)
+            os.unlink(lock.lock_file)
+    with suppress(OSError):  # in use by other shards
+        cohort.work.rmdir()
 
 
 def _process(args: argparse.Namespace, study: Study, jobs: Sequence[Job], log: Callable[[str], None]) -> None:
