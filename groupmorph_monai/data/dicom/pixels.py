@@ -3,9 +3,11 @@
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pydicom
+import torch
 
 from ...errors import InputError
 from .order import Volume
@@ -37,12 +39,17 @@ def read_voxels(volumes: Sequence[Volume]) -> list[np.ndarray]:
         for target, plane in zip(array, volume):
             targets[plane.file.path].append((plane, target))
     references = {volume[0].source.image_type: volume[0].file.scaling for volume in reversed(volumes)}
-    for path, members in targets.items():
+
+    def fill_slices_of(path: str) -> None:
         frames = stored_values(path)
-        for plane, target in members:
+        for plane, target in targets[path]:
             (top, left), (rows, columns) = plane.file.corner, plane.source.raster.shape
             stored = frames[plane.file.frame, top : top + rows, left : left + columns]
             target[:] = plane.file.scaling.apply(stored, references[plane.source.image_type])
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for _ in pool.map(fill_slices_of, targets):  # raises the exception of the first file that has one
+            pass
     return [np.ascontiguousarray(array.T) for array in data]
 
 
