@@ -28,6 +28,7 @@ def storage_for(
     device: torch.device | str = "cpu",
     spacing_mm: float | str | None = "auto",
     reference: int | None = None,
+    schedule: Schedule | None = None,
     needs: Sequence[object] = (),
 ) -> Storage:
     """Choose where to keep the tensors of a series.
@@ -39,6 +40,7 @@ def storage_for(
         folder: folder of the results, for temporary files.
         device: device of the registration.
         spacing_mm, reference: spacing and reference of the working grid, as for `working_grid`.
+        schedule: levels of the refinement; None for the default.
         needs: parts of the registration that may need all scans at once: a likelihood that couples all scans, a network
             other than the default, or a positive number of draws or additional passes.
 
@@ -57,7 +59,8 @@ def storage_for(
     if not scans or together or (reference is not None and not 0 <= reference < len(scans)):
         return Storage(None, folder)  # an invalid reference is reported by the reader
     grid, free_gb = working_grid(scans, spacing_mm, reference), available_memory_gb()
-    all_gb = all_at_once_gb(scans, grid, Schedule().stages(grid.shape)[-1].step)
+    stages = (schedule or Schedule()).stages(grid.shape)
+    all_gb = all_at_once_gb(scans, grid, stages[-1].step if stages else None)
     if all_gb <= free_gb or all_gb <= streamed_gb(scans, grid, 1):
         return Storage(None, folder)
     at_once = 1

@@ -138,6 +138,11 @@ def test_only_series_that_do_not_fit_are_taken_in_parts(four_d, tmp_path, monkey
     assert storage_for(scans, scans_at_once=None).scans_at_once is None
     monkeypatch.setattr(many_scans, "streamed_gb", lambda scans, grid, number: 0.7 + 0.05 * number)
     assert storage_for(scans).scans_at_once is None  # parts would need more than the whole
+    monkeypatch.setattr(many_scans, "streamed_gb", lambda scans, grid, number: 0.4 + 0.05 * number)
+    monkeypatch.setattr(many_scans, "all_at_once_gb", lambda scans, grid, step: 0.8 if step == 1 else 0.6)
+    assert storage_for(scans).scans_at_once is None
+    assert storage_for(scans, schedule=Schedule(lattice_voxels=1)).scans_at_once == 2
+    assert storage_for(scans, schedule=Schedule((16,), (8,))).scans_at_once is None  # no level on so few voxels
     parts, whole = read_series(files, storage=storage), read_series(files)
     for one, other, k in zip(parts.frames, whole.frames, range(4)):
         assert np.array_equal(one.data, other.data) and np.array_equal(one.data, volumes[..., k])
