@@ -7,11 +7,14 @@ from typing import Any
 
 import torch
 from monai.transforms import Transform
+from torch import Tensor
 
+from ..data.preprocessing.resampling import on_one_grid
 from ..data.reading.readers import read_image, read_series
 from ..data.series import Frame
 from ..data.storage import IN_MEMORY, Storage
 from ..errors import InputError
+from ..space.grid import Grid, transform_points
 from .affine_alignment import AffineSchedule, GroupAffine
 from .network_affine import NetworkAffine
 
@@ -36,7 +39,8 @@ class AlignInitiald(Transform):
         kind: ``"affine"`` (12 parameters) or ``"rigid"`` (6) by optimisation; ``"network"`` by a trained network; or
             None or ``"none"`` for no alignment, where the item is unchanged.
         reference: index of the timepoint that defines the common space, with the identity as its transform. None for
-            the mean of the transforms, whose logarithms then sum to 0.
+            the mean of the transforms, whose logarithms then sum to 0; or, if the timepoints are on different grids,
+            for this mean moved to where the first timepoint lies.
         timepoints: number of timepoints that the network requires; None for any.
         schedule: grids and steps of the optimisation; None for the defaults.
         network: network for ``"network"``.
@@ -86,5 +90,18 @@ class AlignInitiald(Transform):
             equals_reference = [torch.equal(m, maps[reference]) for m in maps]
             maps = maps @ torch.linalg.inv(maps[reference])
             maps[equals_reference] = torch.eye(4, dtype=torch.float64)  # without rounding errors
+        elif not on_one_grid([frame.grid for frame in frames]):
+            maps = keeping_centre(maps, frames[0].grid)
         logger.info("Aligned %d scans by %s transforms.", len(frames), self.kind)
         return item | {"image": series, "initial": maps, "initial_confidence": confidence, "polarity": polarity}
+
+
+def keeping_centre(maps: Tensor, grid: Grid) -> Tensor:
+    """Translate the common space of maps ``(K, 4, 4)`` so that the first map leaves the centre of ``grid`` in place.
+
+    The results lie on the first timepoint's grid, which would otherwise miss the anatomy if the position in its header
+    is not that of the other timepoints.
+    """
+    translation = torch.eye(4, dtype=torch.float64)
+    translation[:3, 3] = transform_points(torch.linalg.inv(maps[0]), grid.centre) - grid.centre
+    return maps @ translation

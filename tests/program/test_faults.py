@@ -198,6 +198,19 @@ def test_motion_of_60_mm_and_20_degrees_that_no_header_states_is_found(seed, tmp
     assert errors.mean() < 0.6
 
 
+def test_the_results_lie_where_the_first_header_puts_the_body(tmp_path):
+    """The first header is 50 mm off: the mean of the positions is 25 mm from the first scan's grid."""
+    pair, shift_mm = moved_pair(1, 5, 5, 100, 4), (30, -40, 0)
+    first, second = pair.scans
+    scans = [Scan(first.data, affine(np.eye(3), shift_mm) @ first.affine), second]
+    output = register(save(scans, tmp_path), tmp_path / "out", "--no-refine")
+    assert (load(output / "coverage.nii.gz") == 0).mean() < 0.02  # 0.12 around the mean position
+    points = pair.points + [[shift_mm], [(0, 0, 0)]]
+    errors = np.linalg.norm(Registered(output).transport(points[0], 0, 1) - points[1], axis=-1)
+    print(f"mean {np.nanmean(errors):.2f} mm, {np.isnan(errors).mean():.3f} outside")
+    assert np.nanmean(errors) < 0.8 and np.isnan(errors).mean() < 0.02
+
+
 def test_a_scan_that_matches_no_other_is_named_in_the_report(tmp_path):
     pair = moved_pair(0, 8, 15, 120, 5).scans
     noise = gaussian_filter(np.random.default_rng(0).normal(size=pair[0].data.shape), 2).astype(np.float32)

@@ -362,6 +362,19 @@ def test_an_aligned_series_stays_where_its_headers_put_it(displaced, reference):
     assert torch.equal(maps, torch.eye(4).double().expand(3, 4, 4))
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
+def test_the_common_space_lies_where_the_first_of_different_grids_does(displaced, aligned, order):
+    frames = [displaced[0][k] for k in order]
+    maps = AlignInitiald()({"image": Series(tuple(frames))})["initial"]
+    centre = torch.cat([frames[0].grid.centre, torch.ones(1)])
+    torch.testing.assert_close(maps[0] @ centre, centre)
+    common = torch.linalg.inv(aligned["affine"].maps[list(order)]) @ maps  # one translation
+    expected = torch.eye(4).double().repeat(3, 1, 1)
+    expected[:, :3, 3] = common[0, :3, 3]
+    torch.testing.assert_close(common, expected, atol=0.02, rtol=0)
+    assert common[0, :3, 3].norm() > 5
+
+
 def test_timepoints_whose_headers_agree_keep_one_map(displaced):
     frames, truth, centre = displaced
     maps = AlignInitiald(reference=0)({"image": Series((frames[0], frames[0], frames[1]))})["initial"]

@@ -52,11 +52,8 @@ def working_grid(
     if reference is not None:
         grid = grids[reference].canonical()
     else:
-        grid = grids[0].canonical()
-        different = [g for g in grids[1:] if g.shape != grids[0].shape or not torch.equal(g.affine, grids[0].affine)]
-        if not all(other.canonical().matches(grid, SAME_GRID_MM) for other in different):
-            grid = _middle_grid(grids, initial)
-        elif not different:  # a thousand scans on one grid take no longer than one
+        grid = grids[0].canonical() if on_one_grid(grids) else _middle_grid(grids, initial)
+        if not _different(grids):  # a thousand scans on one grid take no longer than one
             grids = grids[:1]
     if spacing_mm is None:
         return grid
@@ -73,6 +70,17 @@ def working_grid(
             f"leaves {chosen.shape[axis]} along axis {axis}; choose less than {int(10 * most_mm) / 10:g} mm"
         )
     return chosen
+
+
+def _different(grids: Sequence[Grid]) -> list[Grid]:
+    first = grids[0]
+    return [grid for grid in grids[1:] if grid.shape != first.shape or not torch.equal(grid.affine, first.affine)]
+
+
+def on_one_grid(grids: Sequence[Grid]) -> bool:
+    """Test whether all grids have the same voxels, however these are stored."""
+    first = grids[0].canonical()
+    return all(grid.canonical().matches(first, SAME_GRID_MM) for grid in _different(grids))
 
 
 def _per_axis(spacing_mm: Sequence[float] | float | str) -> Tensor:

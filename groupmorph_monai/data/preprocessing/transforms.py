@@ -20,7 +20,7 @@ from ..reading.readers import read_image, read_series
 from ..reading.regions import nothing_inside, read_labels
 from ..storage import IN_MEMORY, Storage
 from .intensities import intensity_range
-from .resampling import SAME_GRID_MM, resample, resample_series, working_grid
+from .resampling import on_one_grid, resample, resample_series, working_grid
 
 logger = logging.getLogger(__name__)
 
@@ -103,18 +103,18 @@ class LoadSeriesd(Transform):
         series = read_series(item["image"], self.timepoints, item.pop("description", None))
         series.check_reference(self.reference)
         initial = item.get("initial")
-        grid = working_grid([frame.grid for frame in series.frames], self.spacing_mm, self.reference, initial)
+        grids = [frame.grid for frame in series.frames]
+        grid = working_grid(grids, self.spacing_mm, self.reference, initial)
         item["image"], item["coverage"] = resample_series(series, grid, initial, self.storage)
         item["affine"] = grid.affine
-        first, *rest = (frame.grid.canonical() for frame in series.frames)
-        item["one_header"] = all(each.matches(first, SAME_GRID_MM) for each in rest)
+        item["one_header"] = on_one_grid(grids)
         times = range(len(series.frames)) if series.times_s is None else series.times_s
         item["times"] = torch.tensor(times, dtype=torch.float64)
         for name, files in maps.items():
             if files is not None:
                 item[name] = self._label_maps(name, files, grid, item["coverage"], initial)
         if "landmarks" in item:
-            points = read_landmarks(item["landmarks"], [frame.grid for frame in series.frames])
+            points = read_landmarks(item["landmarks"], grids)
             item["landmarks"] = torch.as_tensor(points, dtype=torch.float32)
         return item
 
