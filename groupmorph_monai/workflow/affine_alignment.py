@@ -18,7 +18,7 @@ from ..data.preprocessing.resampling import working_grid
 from ..data.series import Frame
 from ..data.storage import IN_MEMORY, Storage
 from ..space.grid import Grid
-from .affine_scan import CoarseScan, check_memory, coarse_scan
+from .affine_scan import CoarseScan, check_memory, coarse_and_fine
 from .affine_search import Agreement, Candidate, ShiftCorrelation, best_shifts, cropped, edge_features, search_rotations
 from .affine_steps import WINDOW_RADIUS, affine_generators, affine_steps, centred_maps, logarithms, regress
 
@@ -130,17 +130,15 @@ class _Group:
         extent_mm = working_grid(self.grids, None).extent_mm
         self.spacings_mm = coarse, fine = [float(extent_mm.max()) / n for n in settings.schedule.voxels]
         check_memory(len(frames), extent_mm / min(coarse, fine), settings.schedule.voxels)
-        self.fine = [coarse_scan(frame, mask, fine) for frame, mask in zip(frames, masks)]
-        self.coarse = [scan.coarsened(coarse) for scan in self.fine]
-        masked = [k for k, mask in enumerate(masks) if mask is not None]
+        self.coarse, self.fine = zip(*(coarse_and_fine(*scan, self.spacings_mm) for scan in zip(frames, masks)))
+        masked = [k for k, scan in enumerate(self.fine) if scan.masked]
         self.masked = masked[0] if len(masked) == 1 else None
 
     def with_scan(self, frame: Frame, mask: Frame | None) -> "_Group":
         """Return a group with one more scan, the last."""
-        group, (coarse, fine) = copy(self), self.spacings_mm
-        scan = coarse_scan(frame, mask, fine)
-        group.grids, group.fine = [*self.grids, frame.grid], [*self.fine, scan]
-        group.coarse = [*self.coarse, scan.coarsened(coarse)]
+        group, (coarse, fine) = copy(self), coarse_and_fine(frame, mask, self.spacings_mm)
+        group.grids = [*self.grids, frame.grid]
+        group.coarse, group.fine = (*self.coarse, coarse), (*self.fine, fine)
         return group
 
     def align_last(self, alignment: AffineAlignment, nearest: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """Coarse scans in canonical orientation, the input of the affine alignment."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from ..data.preprocessing.intensities import scaled_to_range
 from ..data.preprocessing.resampling import resample
 from ..data.series import Frame
 from ..errors import InputError
+from ..space.filters import surrounded
 from ..space.grid import Grid
 from ..space.transforms import interpolate
 from .free_memory import available_memory_gb
@@ -19,6 +21,9 @@ from .free_memory import available_memory_gb
 # Peak memory of the alignment per voxel of the finer grid: for any number of scans, and for each scan. Measured for 2
 # to 16 scans; the assessment of scans that a network has aligned takes less.
 _BYTES, _BYTES_PER_SCAN = 300, 190
+_LEAST_MASK = 8**3  # minimum number of coarse voxels that lie, with all their neighbours, in a mask
+
+logger = logging.getLogger(__name__)
 
 
 def check_memory(scans: int, size: Tensor, voxels: Sequence[int]) -> None:
@@ -47,10 +52,12 @@ class CoarseScan:
     Args:
         content: intensities in [0, 1], and the measured fraction of each voxel, ``(2, *S)``.
         grid: grid of the content.
+        masked: whether a mask restricts what was measured.
     """
 
     content: Tensor
     grid: Grid
+    masked: bool = False
 
     def resampled(self, grid: Grid, matrix: Tensor) -> tuple[Tensor, Tensor]:
         """Resample under the map ``matrix`` ``(4, 4)``.
@@ -69,7 +76,7 @@ class CoarseScan:
         values, measured = self.content
         sums = avg_pool3d(pad(torch.stack([values * measured, measured]), padding)[None], factor.tolist())[0]
         content = torch.stack([sums[0] / sums[1].clamp_min(1e-6), sums[1]])
-        return CoarseScan(content, self.grid.of_blocks(factor, content.shape[1:]))
+        return CoarseScan(content, self.grid.of_blocks(factor, content.shape[1:]), self.masked)
 
 
 def coarse_scan(frame: Frame, mask: Frame | None, spacing_mm: float) -> CoarseScan:
@@ -95,4 +102,17 @@ def coarse_scan(frame: Frame, mask: Frame | None, spacing_mm: float) -> CoarseSc
     scan = CoarseScan(content, grid).coarsened(spacing_mm)
     values, measured = scan.content
     measured_values = values[measured > 0.5] if (measured > 0.5).any() else values
-    return CoarseScan(torch.stack([scaled_to_range(values, measured_values, (1, 99.5)), measured]), scan.grid)
+    return CoarseScan(
+        torch.stack([scaled_to_range(values, measured_values, (1, 99.5)), measured]), scan.grid, mask is not None
+    )
+
+
+def coarse_and_fine(frame: Frame, mask: Frame | None, spacings_mm: Sequence[float]) -> tuple[CoarseScan, CoarseScan]:
+    """Coarsen a volume to two spacings, from coarse to fine; without its mask if too few coarse voxels are within."""
+    coarse_mm, fine_mm = spacings_mm
+    fine = coarse_scan(frame, mask, fine_mm)
+    coarse = fine.coarsened(coarse_mm)
+    if mask is not None and surrounded((coarse.content[None, 1:] > 0.5).float()).sum() < _LEAST_MASK:
+        logger.info("The mask of %s is too small for the initial alignment, which uses the whole scan.", frame.path)
+        return coarse_and_fine(frame, None, spacings_mm)
+    return coarse, fine

@@ -13,6 +13,7 @@ from groupmorph_monai.space.grid import Grid
 from groupmorph_monai.space.transforms import AffineTransform
 from groupmorph_monai.workflow import AlignInitiald, affine_alignment, affine_scan
 from groupmorph_monai.workflow.affine_alignment import (
+    CLEAR_CONFIDENCE,
     LEAST_CONFIDENCE,
     AffineAlignment,
     AffineSchedule,
@@ -20,7 +21,6 @@ from groupmorph_monai.workflow.affine_alignment import (
     _Group,
 )
 from groupmorph_monai.workflow.affine_scan import CoarseScan
-from groupmorph_monai.workflow.affine_search import ShiftCorrelation, cropped, edge_features
 from groupmorph_monai.workflow.affine_steps import affine_steps, regress
 
 
@@ -202,34 +202,6 @@ def test_a_block_of_voxels_lies_in_their_middle():
     torch.testing.assert_close(coarse.content[0], coarse.grid.points() @ slope)
 
 
-def test_correlation_over_shifts_equals_that_of_the_overlap():
-    rng = torch.Generator().manual_seed(0)
-    one, other = torch.rand(2, 7, 6, 5, generator=rng), torch.rand(2, 6, 7, 6, generator=rng)
-    covered, covered_too = torch.ones(7, 6, 5), torch.ones(6, 7, 6)
-    covered[:2], covered_too[..., 4:] = 0, 0
-    correlation = ShiftCorrelation(one * covered, covered, other.shape[1:])
-    scores = correlation(other * covered_too, covered_too)
-    for shift in ((0, 0, 0), (1, 0, -1), (-2, 1, 0)):
-        voxels = [
-            ((i, j, k), (i + shift[0], j + shift[1], k + shift[2]))
-            for i, j, k in np.ndindex(*covered.shape)
-            if covered[i, j, k]
-        ]
-        voxels = [(p, q) for p, q in voxels if all(0 <= x < n for x, n in zip(q, covered_too.shape)) and covered_too[q]]
-        a, b = (torch.stack([x[(slice(None), *pair[n])] for pair in voxels]) for n, x in enumerate((one, other)))
-        a, b = a - a.mean(dim=0), b - b.mean(dim=0)
-        whole = [
-            ((x - x[:, w > 0].mean(dim=1).view(2, 1, 1, 1)).square() * w).sum()
-            for x, w in ((one, covered), (other, covered_too))
-        ]
-        smaller = min(covered.sum(), covered_too.sum())
-        floors = [smaller / w.sum() * total / 10 for total, w in zip(whole, (covered, covered_too))]
-        parts = [torch.maximum(x.square().sum(), floor) for x, floor in zip((a, b), floors)]
-        place = tuple(int((t == s).nonzero()[0]) for t, s in zip(correlation.shifts, shift))
-        torch.testing.assert_close(scores[place], (a * b).sum() / (parts[0] * parts[1]).sqrt(), atol=1e-4, rtol=1e-4)
-    assert scores[tuple(int((t == 5).nonzero()[0]) if (t == 5).any() else 0 for t in correlation.shifts)] == -1
-
-
 def test_only_the_nearby_part_of_a_much_larger_scan_is_searched():
     frames = [Frame(np.zeros((20,) * 3, np.float32), np.diag([mm] * 3 + [1.0]), "scan") for mm in (1.0, 1.0, 20.0)]
     group = affine_alignment._Group(GroupAffine(), frames, [None] * 3)
@@ -241,32 +213,6 @@ def test_only_the_nearby_part_of_a_much_larger_scan_is_searched():
         own_grid.affine[:3, 3], (grid.affine @ torch.tensor([*first.tolist(), 1.0]).double())[:3]
     )
     assert (first <= 0).all() and (first + torch.tensor(own_grid.shape) >= torch.tensor(grid.shape)).all()
-
-
-@pytest.mark.parametrize(
-    ("first", "size", "middle", "expected"),
-    [
-        ((-5, 0, 7), (60, 60, 240), (12, 12, 12), ((-5, 0, 7), (60, 60, 240))),
-        ((0, 0, 0), (96, 96, 1000), (10, 10, 500), ((0, 0, 452), (96, 96, 96))),
-        ((0, 0, 0), (96, 96, 1000), (10, 10, -9), ((0, 0, 0), (96, 96, 96))),
-        ((0, 0, 0), (96, 96, 1000), (10, 10, 2000), ((0, 0, 904), (96, 96, 96))),
-    ],
-)
-def test_the_box_of_a_search_is_cropped_around_a_point(first, size, middle, expected):
-    box = cropped(*(torch.tensor(v, dtype=torch.float64) for v in (first, size, middle)))
-    for part, wanted in zip(box, expected):
-        assert (part - torch.tensor(wanted)).abs().max() <= 3  # sides are shortened by 5 % at a time
-
-
-def test_edges_do_not_tell_bright_from_dark():
-    values, measured = torch.rand(1, 8, 8, 8), torch.ones(1, 8, 8, 8)
-    features, valid = edge_features(values, measured)
-    torch.testing.assert_close(edge_features(5 - 3 * values, measured)[0], features, atol=1e-4, rtol=1e-3)
-    other = edge_features(torch.rand(1, 8, 8, 8), measured)[0]
-    normal = torch.stack(torch.gradient(values[0]))
-    normal = normal / (normal.square().sum(dim=0) + normal.norm(dim=0).mean() ** 2).sqrt()
-    torch.testing.assert_close(features[0].square().sum(dim=0), normal.square().sum(dim=0).square())
-    assert valid.all() and (features * other).sum(dim=1).min() > -1e-6  # squares of cosines
 
 
 def test_unmeasured_voxels_predict_nothing():
@@ -326,6 +272,18 @@ def test_voxels_outside_the_mask_do_not_count(displaced, number, tmp_path):
     align = AlignInitiald(kind="rigid", reference=0)
     assert errors_mm(align({**item, "mask": files})["initial"], truths, centre)[1] < 0.1
     assert errors_mm(align(item)["initial"], truths, centre)[1] > 2
+
+
+@pytest.mark.parametrize(("radius_mm", "used"), [(6, False), (15, False), (25, True)])
+def test_a_mask_too_small_to_be_aligned_is_left_aside(displaced, radius_mm, used):
+    frames, truth, centre = displaced
+    body = frames[0]
+    distance = np.linalg.norm(body.grid.points().numpy() - centre, axis=-1)
+    masks = [Frame((distance < radius_mm).astype(np.float32), body.affine, "mask"), None, None]
+    aligner = GroupAffine("rigid")
+    assert (_Group(aligner, frames, masks).masked == 0) == used
+    maps, confidence, _ = aligner(frames, masks)
+    assert confidence.min() > CLEAR_CONFIDENCE and errors_mm(maps, truth, centre).max() < 0.5
 
 
 @pytest.mark.parametrize(("reference", "masked"), [(None, 0), (0, 0), (2, 2)])
