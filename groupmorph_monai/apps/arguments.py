@@ -212,7 +212,8 @@ def _add_apply(commands: Commands) -> None:
     _add_files(p, "files", "FILES", "images, or points (.csv in RAS mm, ITK .txt, Slicer .mrk.json or .fcsv)")
     add_output(
         p,
-        content="the results; images keep their names, and points become .csv with the columns x, y, z alone, in order",
+        content="the results; images and .mrk.json keep their names, and other points become .csv with the columns "
+        "x, y, z alone, in order",
     )
     p.add_argument("--label", action="store_true", help="images are label maps: use nearest-neighbour interpolation")
 

@@ -71,7 +71,7 @@ class Resources:
         """Describe the resources. Workers started elsewhere have their own shares."""
         if self.place == "elsewhere":
             return f"about {self.memory_gb:.1f} GB of memory for each series"
-        shares = f"{self.threads} threads and about {self.memory_gb:.1f} GB of memory"
+        shares = f"{self.threads} thread{'s' * (self.threads != 1)} and about {self.memory_gb:.1f} GB of memory"
         return f"workers: {self.workers}; for each series {shares}"
 
 
