@@ -97,7 +97,7 @@ def _measured(
     implausible = (determinants < _PLAUSIBLE[0]) | (determinants > _PLAUSIBLE[1])
     agreement, compared = _agreement(after)
     values: dict[str, float | list[float]] = {
-        "hidden_structure_percent": _hidden_percent(before),
+        "hidden_structure_percent": _hidden_percent(after),
         "overlap_percent": _overlap(after),
         "compared_percent": compared,
         "agreement_percent": agreement,

@@ -239,3 +239,15 @@ def test_structure_beside_an_implant_is_hidden():
     bright[12:17, 10:15, 13:18] = 30 * bright.max()
     hidden = measure_quality(series(plain, bright), identities(2))["hidden_structure_percent"]
     assert hidden[0] < 25 and hidden[1] > 80
+
+
+def test_structure_is_not_hidden_by_where_a_header_puts_the_scan():
+    """By its header, only an edge of the bright third of the second scan lies in the field of view of the first."""
+    bright = np.where(np.arange(SIZE[0])[:, None, None] < 20, 1, 30) * (1 + texture(0))
+    offset_mm = AFFINE[:3, :3] @ (7, 0, 0)
+    elsewhere, there = AFFINE.copy(), torch.eye(4, dtype=torch.float64)
+    elsewhere[:3, 3] += offset_mm
+    there[:3, 3] = torch.from_numpy(offset_mm)
+    frames = Frame(bright.astype(np.float32), AFFINE, "t0"), Frame(bright.astype(np.float32), elsewhere, "t1")
+    hidden = measure_quality(Series(frames), [*identities(1), AffineTransform(there)])["hidden_structure_percent"]
+    assert hidden[0] < 25 and hidden[1] == pytest.approx(hidden[0], abs=5)  # 86 if the headers are followed
