@@ -147,9 +147,12 @@ class Grid:
         return Grid(tuple((high - low + 1).int().tolist()), affine)
 
     def canonical(self) -> "Grid":
-        """Reorder and flip the axes to be as close as possible to RAS; the voxels stay the same."""
+        """Reorder and flip the axes to be as close as possible to RAS; the voxels stay the same.
+
+        The result does not depend on the order and signs of the stored axes, even if several orders are equally close.
+        """
         cosines = self.affine[:3, :3] / self.spacing_mm
-        best = max(_PERMUTATIONS, key=lambda axes: float(cosines[range(3), axes].abs().sum()))
+        best = max(_PERMUTATIONS, key=lambda axes: _closeness(cosines[:, axes]))
         affine, shape = self.affine.clone(), [self.shape[axis] for axis in best]
         for world_axis, axis in enumerate(best):
             column = self.affine[:3, axis]
@@ -160,6 +163,15 @@ class Grid:
         return Grid(tuple(shape), affine)
 
 
+def _closeness(cosines: Tensor) -> float:
+    """Compute the sum of the cosines between the axes ``(3, 3)``, flipped to RAS, and RAS, plus a small tie-break."""
+    flipped = cosines * torch.where(cosines.diagonal() < 0, -1, 1)
+    return float(flipped.trace() + (_TIE_BREAK * flipped).sum())
+
+
+# Distinct weights decide between orders that are equally close, as at 45 degrees; their effect exceeds the rounding of
+# headers.
+_TIE_BREAK = 1e-3 * torch.tensor([[0, -0.31, 0.17], [1, 0, -0.23], [-0.59, 0.73, 0]], dtype=torch.float64)
 _PERMUTATIONS = ([0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0])
 
 

@@ -43,6 +43,32 @@ def test_the_canonical_axes_of_a_steeply_rotated_grid_are_jointly_closest(seed):
     assert {tuple(np.round(p, 6)) for p in theirs} == corners
 
 
+TIES = {
+    "45 degrees about x": Rotation.from_euler("x", 45, degrees=True),
+    "45 degrees about y": Rotation.from_euler("y", -45, degrees=True),
+    "45 degrees about z": Rotation.from_euler("z", 45, degrees=True),
+    "45 degrees about two axes": Rotation.from_euler("zx", [45, 45], degrees=True),
+    "60 degrees about the diagonal": Rotation.from_rotvec(np.full(3, np.pi / 3 / np.sqrt(3))),
+}
+
+
+@pytest.mark.parametrize("rounding", [0, 1e-6])
+@pytest.mark.parametrize("rotation", TIES.values(), ids=TIES)
+def test_canonical_axes_do_not_depend_on_the_stored_order_where_several_are_equally_close(rotation, rounding):
+    affine, generator = affine_of(rotation.as_matrix()), np.random.default_rng(0)
+    expected = Grid(SIZE, affine).canonical()
+    for order, signs in ORIENTATIONS:
+        stored = affine.copy()
+        stored[:3, :3] = affine[:3, list(order)] * signs
+        stored[:3, 3] += sum((SIZE[axis] - 1) * affine[:3, axis] for axis, sign in zip(order, signs) if sign < 0)
+        stored[:3] += rounding * generator.uniform(-1, 1, (3, 4))
+        actual = Grid([SIZE[axis] for axis in order], stored).canonical()
+        assert actual.shape == expected.shape, (order, signs)
+        np.testing.assert_allclose(
+            actual.affine, expected.affine, atol=1e-11 + 50 * rounding, err_msg=f"{order, signs}"
+        )
+
+
 def test_points_and_voxels_are_each_others_inverse_and_the_affines():
     points = GRID.points()
     assert points.shape == (*SIZE, 3) and points.dtype == torch.float64
