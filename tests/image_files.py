@@ -45,6 +45,15 @@ def write_by_itk(path, data, affine):
     return str(path)
 
 
+def affine_by_itk(path):
+    """Return the affine that ITK reads from a file, for the first three axes, in RAS."""
+    image = itk.imread(str(path))
+    affine = np.eye(4)
+    affine[:3, :3] = np.asarray(image.GetDirection())[:3, :3] * np.array(image.GetSpacing())[:3]
+    affine[:3, 3] = np.array(image.GetOrigin())[:3]
+    return np.diag([-1, -1, 1, 1]) @ affine
+
+
 def error_of(series):
     with pytest.raises(InputError) as caught:
         read_series(series)

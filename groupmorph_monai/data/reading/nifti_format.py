@@ -13,7 +13,7 @@ from ...errors import InputError
 from ..storage import Storage
 from .image_file import ImageFile, ImageFormat
 from .names import NIFTI_ENDINGS
-from .nifti_voxels import forms_apart, nifti_values, open_nifti
+from .nifti_voxels import has_form, nifti_values, open_nifti, positions_apart
 
 # NIfTI codes of units other than mm and s.
 _UNIT_MM = {nib.nifti1.unit_codes["meter"]: 1e3, nib.nifti1.unit_codes["micron"]: 1e-3}
@@ -62,10 +62,16 @@ def _check_ending(path: str) -> None:
 
 
 def _warn_of_two_positions(header: nib.Nifti1Header, shape: Sequence[int], path: str) -> tuple[str, ...]:
-    """Return a warning if the header's qform and sform place the volume differently."""
-    apart_mm = _unit_mm(header) * forms_apart(header, shape)
+    """Return a warning if ITK may place the volume differently: if qform and sform differ, or both are missing."""
+    apart_mm = _unit_mm(header) * positions_apart(header, shape)
     if apart_mm <= 0.1:
         return ()
+    if not has_form(header):
+        return (
+            f"{path} has neither qform nor sform (both codes are 0), so its orientation is unknown: it is read as by "
+            f"nibabel, with the first axis to the left, while ITK (3D Slicer, ANTs) places it up to {apart_mm:.1f} mm "
+            "elsewhere; write the right qform into its header, or apply fields to it by 'groupmorph apply'",
+        )
     apart = f"differ by up to {apart_mm:.1f} mm" if np.isfinite(apart_mm) else "differ, as the qform is invalid"
     return (f"qform and sform of {path} {apart}; the sform is used, while ITK may use the qform",)
 

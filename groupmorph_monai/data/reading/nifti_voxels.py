@@ -16,6 +16,7 @@ from nibabel import imageglobals
 from nibabel.spatialimages import HeaderDataError
 
 from ...errors import InputError
+from ..series import LPS_TO_RAS
 from ..storage import IN_MEMORY, Storage
 from .signature import other_content
 
@@ -152,19 +153,29 @@ def _check_stored_header(kind: type[nib.Nifti1Pair], path: str) -> None:
         raise InputError(f"{path}: expected voxel sizes in pixdim, got {sizes.tolist()}; correct the header")
 
 
-def forms_apart(header: nib.Nifti1Header, shape: Sequence[int]) -> float:
-    """Compute the maximum distance between the volume's corners by qform and by sform, in mm; 0 if one is missing.
+def has_form(header: nib.Nifti1Header) -> bool:
+    """Check whether a header has a qform or an sform."""
+    return max(int(header["qform_code"]), int(header["sform_code"])) > 0
 
-    The sform is first converted to a qform, so that rounding of its quaternion (up to 1e-3 radians for rotations near
-    180 degrees) and shear, which a qform cannot represent, do not count.
+
+def positions_apart(header: nib.Nifti1Header, shape: Sequence[int]) -> float:
+    """Compute the maximum distance between the volume's corners as placed by nibabel and by ITK, in the header's unit.
+
+    nibabel prefers the sform, and ITK may use the qform; with one form alone, both use that. Without any, ITK places
+    voxel (0, 0, 0) at the origin, with axes along LPS. The sform is first converted to a qform, so that rounding of its
+    quaternion (up to 1e-3 radians for rotations near 180 degrees) and shear, which a qform cannot represent, do not
+    count.
     """
-    if min(int(header["qform_code"]), int(header["sform_code"])) <= 0:
+    if not has_form(header):
+        difference = LPS_TO_RAS @ np.diag([*header["pixdim"][1:4], 1.0]) - header.get_base_affine()
+    elif min(int(header["qform_code"]), int(header["sform_code"])) <= 0:
         return 0.0
-    rounded = header.copy()
-    try:
-        rounded.set_qform(header.get_sform())
-        difference = rounded.get_qform() - header.get_qform()
-    except (ValueError, np.linalg.LinAlgError):  # no unit quaternion, or no invertible sform
-        return np.inf
-    corners = np.array(list(product(*[(0, n - 1) for n in shape[:3]], (1,))))
+    else:
+        rounded = header.copy()
+        try:
+            rounded.set_qform(header.get_sform())
+            difference = rounded.get_qform() - header.get_qform()
+        except (ValueError, np.linalg.LinAlgError):  # no unit quaternion, or no invertible sform
+            return np.inf
+    corners = np.array(list(product(*[(0, n - 1) for n in (*shape, 1, 1)[:3]], (1,))))
     return float(np.linalg.norm(corners @ difference.T, axis=1).max())

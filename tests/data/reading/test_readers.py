@@ -10,6 +10,7 @@ from image_files import (
     OBLIQUE,
     SHEARED,
     SIZE,
+    affine_by_itk,
     error_of,
     make_volume,
     orthogonal_affine,
@@ -162,10 +163,11 @@ def test_a_time_that_nobody_gave_is_none(tmp_path):
     assert read_series(tmp_path / "s.nrrd").frame_time is None
 
 
-def _two_forms(path, qform, sform, codes):
+def _two_forms(path, qform, sform, codes, unit="mm"):
     image = nib.Nifti1Image(make_volume(), None)
     image.set_qform(qform, codes[0])
     image.set_sform(sform, codes[1])
+    image.header.set_xyzt_units(unit)
     nib.save(image, path)
     return str(path)
 
@@ -191,6 +193,23 @@ def test_the_sform_is_preferred_and_a_different_qform_is_reported(tmp_path, capl
         warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
         assert bool(warnings) == warned, name
         assert all(path in warning and "3.0 mm" in warning and "sform is used" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize("unit, mm", [("mm", 1), ("micron", 1e-3)])
+@pytest.mark.parametrize("codes", [(0, 0), (1, 0), (0, 1), (2, 1)])
+def test_a_file_that_itk_places_elsewhere_is_a_warning_that_says_how_far(tmp_path, codes, unit, mm):
+    header_affine = np.diag([1 / mm, 1 / mm, 1 / mm, 1]) @ OBLIQUE
+    path = _two_forms(tmp_path / "a.nii", header_affine, header_affine, codes, unit)
+    series = read_series([path, path])
+    corners = np.array([(i, j, k, 1) for i in (0, SIZE[0] - 1) for j in (0, SIZE[1] - 1) for k in (0, SIZE[2] - 1)])
+    apart = np.linalg.norm(corners @ (series.frames[0].affine - affine_by_itk(path)).T, axis=1).max()
+    assert (apart > 1) == (codes == (0, 0))
+    if apart < 1:
+        assert apart < 1e-3 and not series.warnings
+        return
+    warning, _ = series.warnings
+    for words in (path, f"{apart:.1f} mm", "neither qform nor sform", "ITK", "groupmorph apply"):
+        assert words in warning
 
 
 @pytest.mark.parametrize("kind", ["nii", "mha", "nrrd"])

@@ -164,7 +164,7 @@ def test_a_bad_file_among_good_ones_is_named_in_one_line(tmp_path, name, capfd, 
 
 
 def test_corrections_by_nibabel_are_not_logged(tmp_path, caplog):
-    patch_header(tmp_path / "a.nii.gz", "sizeof_hdr", 0)
+    patch_header(tmp_path / "a.nii.gz", "sizeof_hdr", 0, "qform_code")
     read_image(tmp_path / "a.nii.gz")
     assert not caplog.records
     nib.load(tmp_path / "a.nii.gz")

@@ -6,6 +6,7 @@ import itk
 import nibabel as nib
 import numpy as np
 import pytest
+from image_files import affine_by_itk
 from written_series import AXES, SIZE, SPACING, affine_of, save_frames, smooth_frame, write_result
 
 from groupmorph_monai.data.reading.readers import read_series
@@ -108,15 +109,6 @@ def test_frame_time_keeps_its_unit_when_that_of_space_becomes_mm(tmp_path, unit)
     np.testing.assert_allclose(warped.affine, affine, atol=1e-4)
 
 
-def _by_itk_alone(path):
-    """Return the affine that ITK reads from a file, for the first three axes, in RAS."""
-    image = itk.imread(str(path))
-    affine = np.eye(4)
-    affine[:3, :3] = np.asarray(image.GetDirection())[:3, :3] * np.array(image.GetSpacing())[:3]
-    affine[:3, 3] = np.array(image.GetOrigin())[:3]
-    return np.diag([-1, -1, 1, 1]) @ affine
-
-
 SHIFT = 7.0 * np.eye(4)[:, :1] @ np.eye(4)[3:]
 
 TURN = np.eye(4)
@@ -166,7 +158,7 @@ def test_written_files_lie_alike_for_itk_and_nibabel_whatever_the_input_says(tmp
         # nibabel rounds quaternions of almost half a turn to 1e-3 radians: 1e-3 * 40 voxels * 2.5 mm.
         atol = 0.1 if axes == "half turn" else 1e-3
         np.testing.assert_allclose(corners @ (header.get_qform() - place).T, 0, atol=atol, err_msg=name)
-        np.testing.assert_allclose(corners @ (_by_itk_alone(path) - place).T, 0, atol=1e-3, err_msg=name)
+        np.testing.assert_allclose(corners @ (affine_by_itk(path) - place).T, 0, atol=1e-3, err_msg=name)
         np.testing.assert_allclose(header["pixdim"][1:4], np.linalg.norm(place[:3, :3], axis=0), rtol=1e-5)
         assert int(header["qform_code"]) == int(header["sform_code"]) > 0
     code = next((code for code in codes[::-1] if code), 1)
