@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from ..errors import InputError
 from ..space.grid import Grid
-from .preprocessing.right_angles import at_right_angles
+from .preprocessing.right_angles import at_right_angles, warn_of_shear
 from .reading.fill_values import is_padding, without_fill
 from .series import LEAST_DETERMINANT, LEAST_VOXELS, LONGEST_MM, Frame, Series
 from .storage import IN_MEMORY, Storage
@@ -100,7 +100,7 @@ def checked_series(series: Series, timepoints: int | None, storage: Storage = IN
         storage: where to keep volumes that are changed.
 
     Returns:
-        The series with fill values marked as invalid, and orthogonal axes.
+        The series with fill values marked as invalid, and orthogonal axes; interpolated scans are among its warnings.
 
     Raises:
         InputError: If a scan is unsuitable; with a one-line message.
@@ -130,7 +130,10 @@ def checked_series(series: Series, timepoints: int | None, storage: Storage = IN
             f"{first.path}: expected {timepoints} timepoints, as this model requires, got {len(frames)}; use "
             f"{timepoints} volumes, or --set timepoints={len(frames)} and weights trained with it"
         )
-    return replace(series, frames=tuple(frames))
+    warnings = warn_of_shear(checked)
+    for warning in warnings:
+        logger.warning("%s", warning)
+    return replace(series, frames=tuple(frames), warnings=(*series.warnings, *warnings))
 
 
 def _log_unmeasured(frames: Sequence[Frame]) -> None:

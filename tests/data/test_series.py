@@ -28,13 +28,16 @@ def test_the_mask_of_the_reader_is_kept():
     assert (masked.data[:2] == original.data[2:].min()).all() and whole.valid is None
 
 
+SHEARED = ((1, 0.3, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1))
+
+
 def test_a_checked_series_stays_the_same():
-    sheared = [[1, 0.3, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
     fill = frame()
     fill.data[:2] = -2000
-    once = checked_series(Series((frame(sheared), fill, frame())), None)
+    once = checked_series(Series((frame(SHEARED), fill, frame()), warnings=("a doubt",)), None)
     twice = checked_series(once, None)
     assert [f.valid is None for f in once.frames] == [False, False, True]
+    assert twice.warnings == once.warnings and len(once.warnings) == 2
     for one, two in zip(once.frames, twice.frames):
         assert two.data is one.data and two.valid is one.valid
         np.testing.assert_array_equal(two.affine, one.affine)

@@ -59,6 +59,9 @@ def test_slices_of_a_tilted_gantry_lie_where_they_were_measured(tmp_path):
     print(f"mean {errors.mean():.3f} mm")
     assert errors.mean() < 0.6
     check_that_all_readers_agree(output)
+    report = read_json(output / "report.json")
+    assert len(report["warnings"]) == 1 and "sheared by up to 16.7 degrees" in report["warnings"][0]
+    assert report["verdict"]["verdict"] == "LOOK"
 
 
 def test_axes_that_are_nearly_parallel_are_refused_with_the_cure(tmp_path, capsys):

@@ -1,14 +1,14 @@
 """Convert sheared grids to grids with orthogonal axes, as ITK, DICOM and NIfTI's qform support no others."""
 
-import logging
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
 from scipy.ndimage import affine_transform
 
 from ...errors import InputError
+from ..series import Frame
 
-logger = logging.getLogger(__name__)
 # Cosine between two axes: rounding in a float32 header, rounding in a header with few decimals, and the maximum that is
 # plausible for a scanner.
 _ROUNDING_FLOAT32, _ROUNDING, _STEEPEST_SHEAR = 1e-6, 1e-3, 0.7
@@ -17,6 +17,21 @@ _ROUNDING_FLOAT32, _ROUNDING, _STEEPEST_SHEAR = 1e-6, 1e-3, 0.7
 def is_sheared(affine: np.ndarray) -> bool:
     """Check whether two axes of a grid deviate from a right angle by more than rounding."""
     return _shear(affine) > _ROUNDING
+
+
+def warn_of_shear(frames: Sequence[Frame]) -> tuple[str, ...]:
+    """Return a warning if axes of these scans are sheared by more than rounding."""
+    sheared = [frame for frame in frames if is_sheared(frame.affine)]
+    if not sheared:
+        return ()
+    first, *others = dict.fromkeys(frame.path for frame in sheared)  # a 4D file once
+    more = f" and {len(others)} more" if others else ""
+    degrees = np.degrees(np.arcsin(max(_shear(frame.affine) for frame in sheared)))
+    return (
+        f"the axes of {first}{more} are sheared by up to {degrees:.1f} degrees; the scan is interpolated onto "
+        "orthogonal axes, while ITK (3D Slicer, ANTs) may place its file elsewhere or refuse it; apply fields to the "
+        "file by 'groupmorph apply'",
+    )
 
 
 def _shear(affine: np.ndarray) -> float:
@@ -76,9 +91,4 @@ def at_right_angles(
     counts = np.ones(data.shape, np.uint8) if valid is None else valid.astype(np.uint8)
     valid = affine_transform(counts, *resampling_arguments, order=0, mode="grid-constant").astype(bool)
     resampled = affine_transform(data, *resampling_arguments, order=1, mode="nearest")
-    logger.warning(
-        "%s: the axes are sheared by %.1f degrees; the scan is interpolated onto a grid with axes at right angles",
-        path,
-        np.degrees(np.arcsin(shear)),
-    )
     return np.where(valid, resampled, resampled[valid].min()), grid, valid

@@ -68,8 +68,8 @@ def _warn_of_two_positions(header: nib.Nifti1Header, shape: Sequence[int], path:
         return ()
     if not has_form(header):
         return (
-            f"{path} has neither qform nor sform (both codes are 0), so its orientation is unknown: it is read as by "
-            f"nibabel, with the first axis to the left, while ITK (3D Slicer, ANTs) places it up to {apart_mm:.1f} mm "
+            f"neither qform nor sform of {path} is set (both codes are 0), so its orientation is unknown: it is read "
+            f"as by nibabel, first axis to the left, while ITK (3D Slicer, ANTs) places it up to {apart_mm:.1f} mm "
             "elsewhere; write the right qform into its header, or apply fields to it by 'groupmorph apply'",
         )
     apart = f"differ by up to {apart_mm:.1f} mm" if np.isfinite(apart_mm) else "differ, as the qform is invalid"

@@ -110,7 +110,9 @@ def test_a_tilted_gantry_is_interpolated_onto_right_angles(tmp_path):
     index = np.stack(np.meshgrid(*[np.arange(n) for n in size], indexing="ij"), axis=-1)
     points = index @ affine[:3, :3].T + affine[:3, 3]
     values = np.round(4 * points @ [3, -5, 7]).astype(np.int16)
-    frame = read_series(exports.save(series_of(np.stack([values, values]), affine), tmp_path)).frames[0]
+    series = read_series(exports.save(series_of(np.stack([values, values]), affine), tmp_path))
+    assert len(series.warnings) == 1 and "and 1 more are sheared by up to 16.7 degrees" in series.warnings[0]
+    frame = series.frames[0]
     axes = frame.affine[:3, :3]
     np.testing.assert_allclose(axes.T @ axes, np.diag([1.5**2, 1.5**2, 9]), atol=1e-4)
     index = np.stack(np.meshgrid(*[np.arange(n) for n in frame.data.shape], indexing="ij"), axis=-1)

@@ -247,12 +247,31 @@ def test_a_sheared_scan_comes_onto_right_angles_with_its_values_in_place(tmp_pat
     assert corners.min() > -0.01 and (corners < np.array(frame.data.shape) - 0.99).all()
 
 
+@pytest.mark.parametrize("stored", ["3D", "4D"])
+def test_sheared_scans_are_one_warning_that_names_the_first_and_the_cure(tmp_path, stored, caplog):
+    if stored == "3D":
+        files = [
+            write_nifti(tmp_path / f"{k}.nii", make_volume(), a) for k, a in enumerate((OBLIQUE, SHEARED, SHEARED))
+        ]
+    else:
+        files = [write_nifti(tmp_path / "1.nii", make_volume((*SIZE, 3)), SHEARED)]
+    (warning,) = read_series(files).warnings
+    pairs = [SHEARED[:3, [i, j]].T for i, j in ((0, 1), (0, 2), (1, 2))]
+    degrees = max(abs(90 - np.degrees(np.arctan2(np.linalg.norm(np.cross(*axes)), np.dot(*axes)))) for axes in pairs)
+    named = f"the axes of {tmp_path / '1.nii'}{' and 1 more' if stored == '3D' else ''} are sheared"
+    assert (
+        named in warning and f"{degrees:.1f} degrees" in warning and "ITK" in warning and "groupmorph apply" in warning
+    )
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == [warning]
+
+
 def test_a_shear_from_rounding_is_dropped_and_the_data_stay(tmp_path):
     affine = OBLIQUE.copy()
     affine[:3, 2] += 5e-4 * 3.0 / 1.5 * affine[:3, 0]
-    frame = read_series([write_nifti(tmp_path / "a.nii", make_volume(), affine)] * 2).frames[0]
+    series = read_series([write_nifti(tmp_path / "a.nii", make_volume(), affine)] * 2)
+    frame = series.frames[0]
     np.testing.assert_array_equal(frame.data, make_volume())
-    assert frame.valid is None
+    assert frame.valid is None and not series.warnings
     axes = frame.affine[:3, :3] / np.linalg.norm(frame.affine[:3, :3], axis=0)
     np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-6)
     corners = np.array([[i, j, k, 1] for i in (0, 8) for j in (0, 11) for k in (0, 6)])
