@@ -70,10 +70,13 @@ def _warn_of_two_positions(header: nib.Nifti1Header, shape: Sequence[int], path:
         return (
             f"neither qform nor sform of {path} is set (both codes are 0), so its orientation is unknown: it is read "
             f"as by nibabel, first axis to the left, while ITK (3D Slicer, ANTs) places it up to {apart_mm:.1f} mm "
-            "elsewhere; write the right qform into its header, or apply fields to it by 'groupmorph apply'",
+            "elsewhere; write the right qform into its header, or apply fields to the file by 'groupmorph apply'",
         )
     apart = f"differ by up to {apart_mm:.1f} mm" if np.isfinite(apart_mm) else "differ, as the qform is invalid"
-    return (f"qform and sform of {path} {apart}; the sform is used, while ITK may use the qform",)
+    return (
+        f"qform and sform of {path} {apart}; the sform is used, while ITK (3D Slicer, ANTs) may use the qform; make "
+        "them equal, or apply fields to the file by 'groupmorph apply'",
+    )
 
 
 def _frame_time(header: nib.Nifti1Header) -> float | None:

@@ -161,8 +161,8 @@ def read_series(
         The series. Fill values, as outside the circular field of view of CT or in empty end slices, are replaced by the
         smallest measured value, and ``valid`` is False there. Scans with sheared axes (a tilted gantry, an affine
         registration stored in the header) are interpolated onto a grid with orthogonal axes, as neither ITK nor NIfTI's
-        qform supports shear; ``valid`` is False outside their field of view. A shear below 0.001, from rounding, is
-        removed from the affine instead.
+        qform supports shear, with a warning; ``valid`` is False outside their field of view. A shear below 0.001,
+        from rounding, is removed from the affine instead.
 
     Raises:
         InputError: If the input is invalid; with a one-line message.

@@ -192,7 +192,10 @@ def test_the_sform_is_preferred_and_a_different_qform_is_reported(tmp_path, capl
         np.testing.assert_allclose(read_image(path).affine, expected, atol=1e-4, err_msg=name)
         warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
         assert bool(warnings) == warned, name
-        assert all(path in warning and "3.0 mm" in warning and "sform is used" in warning for warning in warnings)
+        assert all(
+            path in warning and "3.0 mm" in warning and "sform is used" in warning and "apply" in warning
+            for warning in warnings
+        )
 
 
 @pytest.mark.parametrize("unit, mm", [("mm", 1), ("micron", 1e-3)])
