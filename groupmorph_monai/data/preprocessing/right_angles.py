@@ -12,6 +12,7 @@ from ..series import Frame
 # Cosine between two axes: rounding in a float32 header, rounding in a header with few decimals, and the maximum that is
 # plausible for a scanner.
 _ROUNDING_FLOAT32, _ROUNDING, _STEEPEST_SHEAR = 1e-6, 1e-3, 0.7
+_SPACING_DECIMALS = 4  # mm; spacings that differ by less are equal
 
 
 def is_sheared(affine: np.ndarray) -> bool:
@@ -75,7 +76,8 @@ def at_right_angles(
             "apart; correct the header, or resample the scan"
         )
     matrix, size = affine[:3, :3], np.array(data.shape)
-    order = np.argsort(np.linalg.norm(matrix, axis=0), kind="stable")
+    spacing, world_axes = np.linalg.norm(matrix, axis=0), np.abs(matrix).argmax(axis=0)
+    order = np.lexsort((world_axes, spacing.round(_SPACING_DECIMALS)))  # equal ones as if they were stored as RAS
     q, r = np.linalg.qr(matrix[:, order])
     grid = affine.copy()
     grid[:3, order] = q * np.diag(r)
