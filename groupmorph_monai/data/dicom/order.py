@@ -27,7 +27,8 @@ ORDER = (
     "frame number",
 )
 # Keys that are times. The content time comes late, as it may be the time of the reconstruction.
-_TIMES = (*ORDER[:5], "temporal resolution", "content time", "series time")
+_CLOCKS = ORDER[:5]
+_TIMES = (*_CLOCKS, "temporal resolution", "content time", "series time")
 # Keys that restart in every series, as the numbers in `_COUNTED` do.
 _SINCE_START = ("temporal offset", "trigger time", "dynamic scan begin", "frame reference time")
 _PHASES = ("phase", "temporal position", "series number")
@@ -35,6 +36,7 @@ _COUNTED = ("acquisition number", "instance number", "dimension index", "frame n
 _LONG_PAUSE = 3  # minimum ratio of the time between two runs to that between their volumes
 # Keys that do not describe the acquisition and differ even between images of one moment.
 LATE = ORDER[ORDER.index("content time") :]
+EARLY = [key for key in ORDER if key not in LATE]  # attributes of the acquisition
 
 
 def _earliest(volumes: Sequence[Volume], key: str) -> list[float] | None:
@@ -100,7 +102,7 @@ def in_order(volumes: Sequence[Volume]) -> tuple[list[Volume], str]:
         The sorted volumes, and the name of the attribute used.
 
     Raises:
-        InputError: If two volumes were acquired at the same time and have equal headers.
+        InputError: If two volumes of different series are of one moment.
     """
     _check_no_copies(volumes)
     for key in _preferred(volumes, ORDER):
@@ -111,15 +113,32 @@ def in_order(volumes: Sequence[Volume]) -> tuple[list[Volume], str]:
 
 
 def _check_no_copies(volumes: Sequence[Volume]) -> None:
-    names: dict[Hashable, Plane] = {}
-    for plane in (volume[0] for volume in volumes if any(key in volume[0].keys for key in _TIMES)):
-        twin = names.setdefault((plane.source.description, *sorted(plane.keys.items())), plane)
-        if twin is not plane:
-            raise InputError(
-                f"{plane.file.path}: expected an acquisition, trigger or content time that differs from "
-                f"{twin.file.path}, got equal ones in {plane.source.description!r}; remove one of the two series if it "
-                "was exported twice"
-            )
+    """Check that no two volumes have equal headers, and that no series shows a moment of another, as copies, filtered
+    images, echoes and contrasts do.
+
+    Attributes of the acquisition that are equal in all volumes, or in CT, as of one gated scan, tell nothing.
+    """
+    moments = [tuple(tuple(map(plane.keys.get, EARLY)) for plane in volume) for volume in volumes]
+    told = len(set(moments)) > 1 and volumes[0][0].source.examination.modality != "CT"
+    headers, shown = dict[Hashable, Plane](), dict[Hashable, Plane]()
+    for (plane, *_), moment in zip(volumes, moments):
+        if any(key in plane.keys for key in _TIMES):
+            twin = headers.setdefault((plane.source.description, *sorted(plane.keys.items())), plane)
+            if twin is not plane:
+                raise InputError(_equal_times(plane, twin))
+        if told and any(key in plane.keys for key in _CLOCKS):
+            twin = shown.setdefault(moment, plane)
+            if twin.source != plane.source:
+                raise InputError(_equal_times(plane, twin))
+
+
+def _equal_times(plane: Plane, twin: Plane) -> str:
+    names = [f"{source.number} {source.description!r}" for source in (twin.source, plane.source)]
+    return (
+        f"{plane.file.path}: expected an acquisition, trigger or content time that differs from {twin.file.path}, got "
+        f"equal ones in {names[0]} and {names[1]}; choose the series to align with --series-description PATTERN, "
+        "remove one of the two if it was exported twice, or convert them to NIfTI if both are timepoints"
+    )
 
 
 def times_s(volumes: Sequence[Volume]) -> tuple[list[float] | None, str]:

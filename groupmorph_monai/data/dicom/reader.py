@@ -12,9 +12,8 @@ from ..series import Frame, Series
 from .choose import SEE_LIST, aborted_timepoints, choose, possible_timepoints, turned_timepoints
 from .find import Unread, find_stacks
 from .geometry import volume_affine
-from .order import LATE, Volume, in_order, repeated_runs, times_s
+from .order import Volume, in_order, repeated_runs, times_s
 from .pixels import read_voxels
-from .split import check_one_kind
 from .stack import Stack, make_stacks
 
 logger = logging.getLogger(__name__)
@@ -105,8 +104,6 @@ def _volumes(chosen: Sequence[Stack]) -> tuple[list[Volume], str, list[np.ndarra
         volumes, key = chosen[0].volumes
     else:
         volumes, key = in_order([volume for stack in chosen for volume in stack.volumes[0]])
-        if key in LATE:
-            check_one_kind(list(zip(*volumes)), ["acquisition time"])
     return volumes, key, [volume_affine(volume) for volume in volumes]
 
 

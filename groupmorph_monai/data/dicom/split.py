@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 from ...errors import InputError
 from .geometry import SAME_PLACE_MM, depth, evenly_spaced
-from .order import LATE, ORDER, Volume, at_the_same_time, in_order
+from .order import EARLY, LATE, ORDER, Volume, at_the_same_time, in_order
 from .plane import ImageFile, Plane
 from .prospective_motion import follows_patient, is_tilted, volumes_by_shared_attribute
 
 _GATED = ("phase", "trigger time", "temporal position")
-_EARLY = [key for key in ORDER if key not in LATE]  # attributes of the acquisition
 _CHANCE = 1e-3  # highest probability of cycles at all positions by chance at which a series is called gated
 
 
@@ -27,7 +26,7 @@ def separate_aborted(planes: Sequence[Plane]) -> list[Sequence[Plane]]:
     full = [images for images in positions if len(images) == number]
     if len(full) == len(positions) or is_tilted(planes):
         return [planes]
-    for key in ORDER if len(full) > 1 else _EARLY:
+    for key in ORDER if len(full) > 1 else EARLY:
         last = max(plane.keys.get(key, -math.inf) for plane in full[0])
         aborted = [plane for plane in planes if plane.keys.get(key) == last]
         earlier = [{plane.keys.get(key) for plane in images} - {last} for images in positions]
@@ -88,7 +87,7 @@ def _split_by_key(positions: Sequence[Sequence[Plane]], number: int) -> tuple[li
             f"position, got none; {cure}"
         )
     if keys[0] in LATE:
-        check_one_kind(positions, _EARLY)
+        _check_one_kind(positions)
     if keys[0] == "trigger time" and (label := _label_of_volumes(keys, positions)):
         return _sorted_by(label, positions), label
     key = _instead_of_acquisition_time(keys, positions) if keys[0] == "acquisition time" else keys[0]
@@ -114,23 +113,19 @@ def _members(volumes: Sequence[Volume]) -> set[frozenset[ImageFile]]:
     return {frozenset(plane.file for plane in volume) for volume in volumes}
 
 
-def check_one_kind(positions: Sequence[Sequence[Plane]], labels: Sequence[str]) -> None:
+def _check_one_kind(positions: Sequence[Sequence[Plane]]) -> None:
     """Check that the images at each position, which no attribute of the acquisition tells apart, are of one kind.
 
-    Args:
-        positions: images at each slice position.
-        labels: attributes that images of several kinds, such as echoes, may share.
-
     Raises:
-        InputError: If they are of several kinds.
+        InputError: If they are of several kinds, such as echoes.
     """
-    if label := _shared_label(positions, labels):
+    if label := _shared_label(positions):
         raise InputError(_several_kinds(positions[0], label))
 
 
-def _shared_label(positions: Sequence[Sequence[Plane]], labels: Sequence[str]) -> str:
-    """Find one of ``labels`` that several images share at every position, the same number for each of its values, such
-    as the velocities of one phase.
+def _shared_label(positions: Sequence[Sequence[Plane]]) -> str:
+    """Find an attribute of the acquisition that several images share at every position, the same number for each of its
+    values, such as the velocities of one phase.
 
     Images of a repeated scan share attributes, too, but not all of them: a phase or a time in the cycle, and the time
     or number of the repetition. CT images of one acquisition are those of a continuous scan.
@@ -140,10 +135,10 @@ def _shared_label(positions: Sequence[Sequence[Plane]], labels: Sequence[str]) -
     """
     of_ct = positions[0][0].source.examination.modality == "CT"
     if of_ct or all(
-        len({tuple(map(plane.keys.get, _EARLY)) for plane in images}) == len(images) for images in positions
+        len({tuple(map(plane.keys.get, EARLY)) for plane in images}) == len(images) for images in positions
     ):
         return ""
-    for label in labels:
+    for label in EARLY:
         counts = [Counter(plane.keys.get(label) for plane in images) for images in positions]
         values = {value for count in counts for value in count}
         rounded = label == "acquisition time" and None not in values and all(v == int(v) for v in values if v)

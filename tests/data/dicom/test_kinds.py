@@ -1,5 +1,7 @@
 """Images of several kinds, such as echoes, water and fat, or repetitions: which are timepoints."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 
@@ -118,8 +120,24 @@ def test_water_and_fat_of_ge_are_not_timepoints_of_one_series(tmp_path):
 
 def test_series_that_share_their_times_are_of_several_kinds(tmp_path):
     exports.save(water_and_fat(("in phase", "opposed phase"), exports.TIMES_S), tmp_path)
-    refused(tmp_path, "expected one image for each acquisition time", "got 2")
+    refused(tmp_path, "equal ones in 0 'in phase dyn 0' and 1 'opposed phase dyn 0'", "--series-description")
     assert_aligned(read_series(tmp_path, description="in phase*"), volumes())
+
+
+@pytest.mark.parametrize("export", [exports.ge, exports.siemens])
+@pytest.mark.parametrize("timepoints", [range(4), [3]])
+def test_a_second_export_under_other_names_adds_no_timepoints(tmp_path, export, timepoints):
+    """A series for each timepoint, such as of its filtered images, beside the series of the scan."""
+    images = export(volumes(), AFFINE)
+    for k in timepoints:
+        series, copies = exports.generate_uid(), deepcopy(images[SIZE[2] * k : SIZE[2] * (k + 1)])
+        for image in copies:
+            image.SeriesInstanceUID, image.SOPInstanceUID = series, exports.generate_uid()
+            image.SeriesNumber, image.SeriesDescription = 100 + k, f"Ph{k}/{image.SeriesDescription}"
+        images += copies
+    name = images[SIZE[2] * timepoints[0]].SeriesDescription
+    exports.save(images, tmp_path)
+    refused(tmp_path, "equal ones in", f"{name!r} and {100 + timepoints[0]} 'Ph", "--series-description")
 
 
 @pytest.mark.parametrize(
