@@ -62,8 +62,9 @@ def choose(stacks: Sequence[Stack], pattern: str | None = None) -> tuple[list[St
     )
 
 
-def possible_timepoints(rejected: Mapping[Stack, str], chosen: Sequence[Stack]) -> list[str]:
-    """Describe the stacks that may be timepoints of the chosen series, such as an incomplete one, one per line."""
+def possible_timepoints(rejected: Mapping[Stack, str], chosen: Sequence[Stack], pattern: str | None) -> list[str]:
+    """Describe the stacks that may be timepoints of the chosen series, such as an incomplete one, and those that were
+    not chosen although they match the pattern of descriptions, one per line."""
     lines, sources = [], {stack.source for stack in chosen}
     for stack in (stack for stack, reason in rejected.items() if reason == "other series" or stack.source in sources):
         like = next((one for one in chosen if stack.source == one.source or stack.nearly_like(one)), None)
@@ -71,11 +72,18 @@ def possible_timepoints(rejected: Mapping[Stack, str], chosen: Sequence[Stack]) 
             difference = (
                 "its image type, matrix, voxels, orientation, scan options, repetition time or echo time differ"
             )
+            if stack.source.examination != like.source.examination:
+                difference = "its frame of reference differs"
             if stack.slices != like.slices:
                 difference = f"it has {stack.slices} slice{'s' * (stack.slices > 1)} instead of {like.slices}"
             lines.append(
                 f"{stack.name} is not aligned, as {difference}; if it is a timepoint, export it again, or select it "
                 "and the others with --series-description PATTERN"
+            )
+        elif pattern:
+            lines.append(
+                f"{stack.name} is not aligned, although its description matches {pattern!r} "
+                f"({stack.rejection or 'another kind of image'}); use a pattern that does not match it"
             )
     return lines
 
@@ -148,7 +156,11 @@ def _longest(stacks: Sequence[Stack], pattern: str | None) -> list[Stack]:
         raise InputError(
             f"{several[0].planes[0].file.path}: expected one series to align, got {_list(several)}; {cure}"
         )
-    return list(order[0])
+    series = {stack.source.series for stack in order[0]}
+    dissimilar = [stack for stack in stacks if pattern and stack.source.series not in series and not stack.rejection]
+    if dissimilar:
+        logger.warning("Aligning dissimilar series, too, as selected by their descriptions: %s", _list(dissimilar))
+    return [*order[0], *dissimilar]
 
 
 def _joined(groups: Sequence[Sequence[Stack]]) -> list[Sequence[Stack]]:

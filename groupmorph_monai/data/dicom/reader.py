@@ -78,8 +78,8 @@ def read_dicom(paths: Sequence[Path], description: str | None = None) -> Series:
         )
     volumes, key, affines = _volumes(chosen)
     times, clock = times_s(volumes)
-    warnings = possible_timepoints(rejected, chosen) + aborted_timepoints(chosen) + turned_timepoints(chosen)
-    warnings += repeated_runs(volumes, times)
+    warnings = possible_timepoints(rejected, chosen, description) + aborted_timepoints(chosen)
+    warnings += turned_timepoints(chosen) + repeated_runs(volumes, times)
     for warning in warnings:
         logger.warning("%s", warning)
     frames = [

@@ -6,7 +6,7 @@ import pytest
 pydicom = pytest.importorskip("pydicom")
 
 import dicom_exports as exports  # noqa: E402
-from dicom_exports import AFFINE, SIZE, assert_aligned, dynamic, refused, volumes  # noqa: E402
+from dicom_exports import AFFINE, SIZE, assert_aligned, dynamic, one_series, refused, volumes  # noqa: E402
 
 from groupmorph_monai.apps.command_line import main  # noqa: E402
 from groupmorph_monai.data.dicom import list_dicom  # noqa: E402
@@ -106,6 +106,44 @@ def test_single_scans_that_are_not_alike_are_aligned_when_named(tmp_path, caplog
     series = read_series(tmp_path, description="t1*")
     assert_aligned(series, data)
     assert series.times_s == (0, 600) and series.description == "t1_pre, t1_post" and "dissimilar" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "others", [{"FrameOfReferenceUID": "1.2.3"}, {"StudyInstanceUID": "1.2.3"}, {"EchoTime": "30"}]
+)
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_description_selects_scans_that_are_not_like_the_series(tmp_path, caplog, others, number):
+    data = volumes(4 + number)
+    late = {"SeriesDescription": "dyn_late", "SeriesNumber": 9, "SeriesInstanceUID": exports.generate_uid()}
+    headers = [{"AcquisitionTime": exports.clock(60 * k)} for k in range(4 + number)]
+    headers = [{"SeriesDescription": "dyn", **header} for header in headers[:4]] + [
+        header | late | others for header in headers[4:]
+    ]
+    series = read_series(exports.save(one_series(data, headers), tmp_path), description="dyn*")
+    assert_aligned(series, data)
+    assert series.times_s == tuple(60 * k for k in range(4 + number)) and "9 'dyn_late'" in caplog.text
+
+
+def test_a_scan_in_another_frame_of_reference_is_a_warning(tmp_path):
+    """The patient was repositioned."""
+    shared, data = exports.examination(), volumes(5)
+    images = dynamic(shared, data[:4])
+    shared.FrameOfReferenceUID = exports.generate_uid()
+    images += exports.classic(shared, data[4], AFFINE, SeriesDescription="late", AcquisitionTime=exports.clock(300))
+    series = read_series(exports.save(images, tmp_path))
+    assert_aligned(series, data[:4])
+    (warning,) = series.warnings
+    assert "'late'" in warning and "its frame of reference differs" in warning
+
+
+def test_a_localiser_that_a_description_selects_beside_a_series_is_a_warning(tmp_path):
+    shared = exports.examination()
+    images = dynamic(shared)
+    images += exports.classic(shared, volumes()[0], AFFINE, SeriesDescription="dyn localizer", EchoTime="3")
+    series = read_series(exports.save(images, tmp_path), description="dyn*")
+    assert_aligned(series, volumes())
+    (warning,) = series.warnings
+    assert "'dyn localizer'" in warning and "(localiser)" in warning
 
 
 def test_two_series_of_equal_length_are_not_guessed(tmp_path):
