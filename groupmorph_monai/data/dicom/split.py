@@ -55,7 +55,7 @@ def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
     positions = _by_position(planes)
     number = max(len(images) for images in positions)
     short = [images for images in positions if len(images) < number]
-    if short or is_tilted(planes) or (number == 1 and not evenly_spaced([plane for (plane,) in positions])):
+    if short or is_tilted(planes) or not evenly_spaced([plane for plane, *_ in positions]):
         if volumes := volumes_by_shared_attribute(planes, ORDER):
             return in_order(volumes)
         if follows_patient(planes):

@@ -63,6 +63,12 @@ def test_every_volume_has_its_own_place(tmp_path, headers, times_s, tilted):
     check(exports.save(series_of(headers, grids), tmp_path), grids, times_s)
 
 
+def test_motion_by_hardly_more_than_the_tolerance_of_a_position(tmp_path):
+    """Every position holds the same number of images, which are not those of whole volumes."""
+    grids = [AFFINE + depth * np.eye(4)[2][:, None] * np.eye(4)[3] for depth in (0, 0.004, 0.02, 0.024)]
+    check(exports.save(series_of(TIMES, grids), tmp_path), grids)
+
+
 def test_slices_that_turn_in_their_plane_only(tmp_path):
     """Their positions along the normal are equal, and may equal those of slices of other volumes."""
     turns = [Rotation.from_euler("z", 3.0 * k, degrees=True).as_matrix() for k in range(4)]
