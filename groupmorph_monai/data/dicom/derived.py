@@ -58,6 +58,7 @@ _OF_EVERY_OBJECT = (
     *("StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber", "FrameOfReferenceUID"),
     *("PositionReferenceIndicator", "Laterality"),
 )
+_LONGEST = 64  # maximum number of characters of a description
 _DESCRIPTION = "Group-wise deformable registration, resampled linearly"
 
 
@@ -93,7 +94,8 @@ def derived_header(plane: Plane, home: Plane) -> Dataset:
     for name, value in local_acquisition(own).items():
         setattr(header, name, value)
     header.SOPClassUID = _STORAGE[modality]
-    header.SpecificCharacterSet = of_home.get("SpecificCharacterSet", default="ISO_IR 100")
+    sets = [source.get("SpecificCharacterSet", default="ISO_IR 100") for source in (of_home, own)]
+    header.SpecificCharacterSet = sets[0] if sets[0] == sets[1] else "ISO_IR 192"  # UTF-8
     kind = plane.source.image_type[2] if len(plane.source.image_type) > 2 else "OTHER"
     header.ImageType = ["DERIVED", "SECONDARY", kind]
     header.DerivationDescription = _DESCRIPTION
@@ -104,11 +106,11 @@ def derived_header(plane: Plane, home: Plane) -> Dataset:
 
 def derived_description(slices: Sequence[Sequence[Plane]], home: int, name: str) -> str:
     """Describe a new series: words that begin all timepoints' descriptions, such as "t1_fl3d" of "t1_fl3d_pre" and
-    "t1_fl3d_dyn_1", or else the description of scan ``home``, and ``name``."""
+    "t1_fl3d_dyn_1", or else the description of scan ``home``, shortened if necessary, and ``name``."""
     descriptions = [planes[0].source.description for planes in slices]
     match = re.match(r"(.*\w)[\s_-]", os.path.commonprefix(descriptions)) if len(set(descriptions)) > 1 else None
     words = match[1].rstrip(" _-") if match else ""
-    return f"{words or descriptions[home]} {name}".strip()[:64]
+    return f"{(words or descriptions[home])[: _LONGEST - len(name) - 1]} {name}".strip()
 
 
 def derived_object(

@@ -118,6 +118,22 @@ def test_aligned_images_keep_the_time_zone(tmp_path, headers):
     assert read_series(tmp_path / "aligned").times_s == series.times_s == (0, 30, 60, 90)
 
 
+def test_text_of_scans_in_different_character_sets_stays_legible(tmp_path):
+    data, shared = volumes(), exports.examination(PatientName="Müller", SpecificCharacterSet="ISO_IR 100")
+    scans = exports.dynamic(shared, data)
+    for image in scans[SIZE[2] :]:
+        image.SpecificCharacterSet, image.InstitutionName, image.ProtocolName = "ISO_IR 192", "東京病院", "造影"
+    aligned(exports.save(scans, tmp_path / "in"), tmp_path / "out")
+    for k, image in enumerate(images(tmp_path / "out" / "dicom")[:: SIZE[2]]):
+        assert (str(image.PatientName), image.get("ProtocolName", "")) == ("Müller", "造影" * (k > 0))
+
+
+def test_a_long_description_keeps_the_name_of_the_result(tmp_path):
+    scans = exports.dynamic(data=volumes(), SeriesDescription=64 * "d")
+    aligned(exports.save(scans, tmp_path / "in"), tmp_path / "out")
+    assert {image.SeriesDescription for image in images(tmp_path / "out" / "dicom")} == {f"{56 * 'd'} aligned"}
+
+
 def test_phases_without_times_keep_their_order(tmp_path):
     """Their first slices were acquired in another order."""
     shared, images = exports.examination(Modality="CT"), []
