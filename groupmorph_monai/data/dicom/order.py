@@ -1,6 +1,7 @@
 """Sort volumes by time, and determine their times."""
 
 from collections.abc import Hashable, Sequence
+from itertools import compress
 
 import numpy as np
 
@@ -164,6 +165,23 @@ def times_s(volumes: Sequence[Volume]) -> tuple[list[float] | None, str]:
     if key == "acquisition time" and whole and abs(span.get("trigger time", np.inf) - span[key]) <= 1:
         key = "trigger time"
     return [round(value - rising[key][0], 6) for value in rising[key]], key
+
+
+def contradicted_order(volumes: Sequence[Volume], key: str) -> list[str]:
+    """Describe a time that some of the sorted volumes lack, so that ``key`` defines their order, if it contradicts the
+    order of the others; one line, or none."""
+    preferred = _preferred(volumes, _CLOCKS)
+    for clock in preferred[: preferred.index(key) if key in preferred else None]:
+        timed = [all(clock in plane.keys for plane in volume) for volume in volumes]
+        values = _earliest(list(compress(volumes, timed)), clock)
+        if not all(timed) and values and any(np.diff(values) < 0):
+            path = volumes[timed.index(False)][0].file.path
+            return [
+                f"{path}: {timed.count(False)} of {len(volumes)} scans have no {clock}, so all are in "
+                f"the order of {key}, which contradicts the {clock} of the others; check it, and if it is wrong, "
+                "use NIfTI files, listed in order"
+            ]
+    return []
 
 
 def repeated_runs(volumes: Sequence[Volume], times: Sequence[float] | None) -> list[str]:

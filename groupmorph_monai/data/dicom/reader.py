@@ -12,7 +12,7 @@ from ..series import Frame, Series
 from .choose import SEE_LIST, aborted_timepoints, choose, possible_timepoints, turned_timepoints
 from .find import Unread, find_stacks
 from .geometry import volume_affine
-from .order import Volume, in_order, repeated_runs, times_s
+from .order import Volume, contradicted_order, in_order, repeated_runs, times_s
 from .pixels import read_voxels
 from .stack import Stack, make_stacks
 
@@ -79,7 +79,7 @@ def read_dicom(paths: Sequence[Path], description: str | None = None) -> Series:
     volumes, key, affines = _volumes(chosen)
     times, clock = times_s(volumes)
     warnings = possible_timepoints(rejected, chosen, description) + aborted_timepoints(chosen)
-    warnings += turned_timepoints(chosen) + repeated_runs(volumes, times)
+    warnings += turned_timepoints(chosen) + contradicted_order(volumes, key) + repeated_runs(volumes, times)
     for warning in warnings:
         logger.warning("%s", warning)
     frames = [

@@ -93,6 +93,20 @@ def test_whole_seconds_give_way_to_trigger_times_that_agree(tmp_path):
     assert read_series(exports.save(images, tmp_path)).times_s == (0, 5.3, 10.6)
 
 
+@pytest.mark.parametrize("rising", [True, False])
+def test_an_order_that_contradicts_the_times_of_most_scans_is_a_warning(tmp_path, rising):
+    """One scan has no acquisition time."""
+    data, numbers = volumes(), range(4) if rising else (3, 2, 1, 0)
+    images = exports.siemens(data, AFFINE, ContentTime=None)
+    for number, image in enumerate(images):
+        image.SeriesNumber = 5 + numbers[number // SIZE[2]]
+        if number // SIZE[2] == 1:
+            del image.AcquisitionTime, image.AcquisitionDate
+    series = read_series(exports.save(images, tmp_path))
+    assert_aligned(series, data[list(numbers)])
+    assert ["1 of 4 scans have no acquisition time" in line for line in series.warnings] == [True] * (not rising)
+
+
 def test_series_are_not_ordered_by_numbers_that_each_of_them_counts(tmp_path):
     data, shared, images = volumes(), exports.examination(), []
     for volume, number, series_number in zip(data, (3, 1, 2, 5), (2, 9, 10, 11)):
