@@ -17,7 +17,7 @@ from ...space.grid import Grid
 from ...space.transforms import AffineTransform, interpolate
 from ..series import Frame, Series
 from ..storage import IN_MEMORY, Storage
-from .resampling import FULLY_VALID, SAME_GRID_MM
+from .resampling import FULLY_VALID, on_one_grid
 
 logger = logging.getLogger(__name__)
 
@@ -99,8 +99,7 @@ def end_gains(frames: Sequence[Frame], initial: Tensor) -> list[np.ndarray]:
         Gain of each slice along the three axes of the first scan.
     """
     grid, gains = frames[0].grid, [np.ones(n) for n in frames[0].data.shape]
-    one = grid.canonical()
-    if any(not frame.grid.canonical().matches(one, SAME_GRID_MM) or frame.data.min() < 0 for frame in frames):
+    if not on_one_grid([frame.grid for frame in frames]) or any(frame.data.min() < 0 for frame in frames):
         return gains
     chosen = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), _MOST_SCANS)).round().astype(int))
     samples = _draw_samples([frames[k] for k in chosen], initial[chosen], grid)

@@ -17,7 +17,7 @@ from ..series import LEAST_VOXELS, Frame, Series
 from ..storage import IN_MEMORY, Storage
 
 FULLY_VALID = 0.999  # interpolated validity above which all contributing voxels are valid, as 1 is rounded
-SAME_GRID_MM = 1e-2  # maximum distance between the corners of equal grids, as headers are rounded
+_SAME_GRID_MM = 1e-2  # maximum distance between the corners of equal grids, as headers are rounded
 _LONGEST_SIDE_VOXELS = 128  # longest side of a small object's working grid, such as a mouse's, with voxels below 1 mm
 _FINE_VOXELS = 64**3  # maximum size of a working grid finer than usual, whose registration takes no more than seconds
 _SAME_SPACING = 0.1 + 1e-6  # largest relative excess of a scan's voxel size over a grid's that is interpolated linearly
@@ -80,7 +80,7 @@ def _different(grids: Sequence[Grid]) -> list[Grid]:
 def on_one_grid(grids: Sequence[Grid]) -> bool:
     """Test whether all grids have the same voxels, however these are stored."""
     first = grids[0].canonical()
-    return all(grid.canonical().matches(first, SAME_GRID_MM) for grid in _different(grids))
+    return all(grid.canonical().matches(first, _SAME_GRID_MM) for grid in _different(grids))
 
 
 def _per_axis(spacing_mm: Sequence[float] | float | str) -> Tensor:
