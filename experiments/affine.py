@@ -13,7 +13,7 @@ from groupmorph_monai.benchmarks.compare import compare
 from groupmorph_monai.data.phantoms.affine_phantom import make_affine_phantom
 from groupmorph_monai.data.series import Frame
 from groupmorph_monai.space.affine import apply_affine
-from groupmorph_monai.space.warping import voxel_grid
+from groupmorph_monai.space.sampling import voxel_grid
 from groupmorph_monai.workflow.affine_alignment import GroupAffine
 
 from .suite import add_seeds_and_minutes, trainings

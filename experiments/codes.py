@@ -17,6 +17,7 @@ from groupmorph_monai.benchmarks.compare import BundleMethod
 from groupmorph_monai.benchmarks.figures import save_figure
 from groupmorph_monai.data.phantoms.hearts import HEART_MOTIONS, make_heart
 from groupmorph_monai.errors import InputError
+from groupmorph_monai.space.field import DisplacementField
 from groupmorph_monai.space.warping import compose
 from groupmorph_monai.workflow.codes import CodeInferer, DonorCodes
 from groupmorph_monai.workflow.field_inferer import FieldInferer
@@ -75,8 +76,9 @@ def _contraction(inferer: FieldInferer, network: nn.Module, images: Tensor) -> t
     """
     with torch.no_grad():
         registration = inferer(images, network)
-    ddf = compose(registration["ddf"][:, :1], registration["inverse_ddf"][:, 1:])
-    return ddf[0, 0].cpu(), registration["z_mean"].flatten().cpu()
+    to_rest = DisplacementField.on_voxels(registration["ddf"][:, :1])
+    from_contracted = DisplacementField.on_voxels(registration["inverse_ddf"][:, 1:])
+    return compose(to_rest, from_contracted).values[0, 0].cpu(), registration["z_mean"].flatten().cpu()
 
 
 def codes(

@@ -15,9 +15,11 @@ from groupmorph_monai.benchmarks.figures import save_figure
 from groupmorph_monai.evaluation.metrics import folding_percent, non_diffeomorphic_volume_percent
 from groupmorph_monai.probability.likelihood import SquaredError
 from groupmorph_monai.probability.prior import FluidPrior
-from groupmorph_monai.space.field import Field
+from groupmorph_monai.space.alignment import GeodesicMeanAlignment
+from groupmorph_monai.space.field import DisplacementField, VelocityField
 from groupmorph_monai.space.integrate import ScalingAndSquaring
-from groupmorph_monai.space.warping import compose, voxel_grid, warp
+from groupmorph_monai.space.sampling import voxel_grid
+from groupmorph_monai.space.warping import compose, warp
 from groupmorph_monai.workflow import Refinement, Schedule
 
 _TIMES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -64,8 +66,8 @@ def shapes(seeds: Iterable[int], folder: str | Path, progress: Callable[[str], N
     """
     flow, rows = ScalingAndSquaring(7), []
 
-    def centred_flow(z: Tensor) -> Tensor:
-        return flow(z - z.mean(dim=1, keepdim=True))
+    def centred_flow(z: VelocityField) -> DisplacementField:
+        return flow(GeodesicMeanAlignment().constrain(z))
 
     refine = Refinement(
         SquaredError(0.06**0.5),
@@ -74,14 +76,14 @@ def shapes(seeds: Iterable[int], folder: str | Path, progress: Callable[[str], N
     )
     for seed in seeds:
         images = make_shapes(seed)
-        start = Field(images.new_zeros(1, 2, 2, *images.shape[2:]), images.shape[2:])
-        z = refine(start, images, centred_flow).values
+        start = VelocityField.on_voxels(images.new_zeros(1, 2, 2, *images.shape[2:]))
+        z = refine(start, images, centred_flow)
         # Disk and C each move halfway, to their mean: the difference is the velocity of the whole way.
-        velocity = z[:, 1:] - z[:, :1]
+        velocity = z.timepoints(slice(1, 2)) - z.timepoints(slice(0, 1))
         ddf, inverse_ddf = flow(velocity), flow.inverse(velocity)
         warped_c, disk = warp(images[:, 1:], ddf) > 0.5, images[:, :1] > 0.5
-        inversion_error = compose(inverse_ddf, ddf).norm(dim=2)
-        fields = torch.cat([_extrude(ddf), _extrude(inverse_ddf)])
+        inversion_error = compose(inverse_ddf, ddf).values.norm(dim=2)
+        fields = DisplacementField.on_voxels(torch.cat([_extrude(ddf), _extrude(inverse_ddf)], dim=1))
         rows.append(
             {
                 "seed": seed,
@@ -91,7 +93,7 @@ def shapes(seeds: Iterable[int], folder: str | Path, progress: Callable[[str], N
                 "folded area, %": non_diffeomorphic_volume_percent(fields),
                 "mean inversion error, voxels": float(inversion_error.mean()),
                 "greatest inversion error, voxels": float(inversion_error.max()),
-                "greatest displacement, voxels": float(ddf.norm(dim=2).max()),
+                "greatest displacement, voxels": float(ddf.values.norm(dim=2).max()),
             }
         )
         progress(f"seed {seed}: Dice {rows[-1]['Dice']:.3f}")
@@ -103,19 +105,19 @@ def _dice(a: Tensor, b: Tensor) -> float:
     return float(2 * (a & b).sum() / (a.sum() + b.sum()))
 
 
-def _extrude(ddf: Tensor) -> Tensor:
-    """Extend a 2D field ``(1, 1, 2, *S)`` to a 3D field of two equal slices, ``(1, 3, *S, 2)``."""
-    return pad(ddf[0], (0, 0, 0, 0, 0, 1)).unsqueeze(-1).expand(-1, -1, -1, -1, 2).contiguous()
+def _extrude(ddf: DisplacementField) -> Tensor:
+    """Extend a 2D field ``(1, 1, 2, *S)`` to a 3D field of two equal slices, ``(1, 1, 3, *S, 2)``."""
+    return pad(ddf.values, (0, 0, 0, 0, 0, 1)).unsqueeze(-1).expand(-1, -1, -1, -1, -1, 2).contiguous()
 
 
-def _save_figure(images: Tensor, velocity: Tensor, flow: ScalingAndSquaring, file: Path) -> None:
+def _save_figure(images: Tensor, velocity: VelocityField, flow: ScalingAndSquaring, file: Path) -> None:
     """Save the deformation grids and the warped C over time, and the grids of the inverse and of both composed."""
     figure = Figure(figsize=(10, 6), dpi=80, layout="constrained")
     axes = figure.subplots(3, len(_TIMES))
     inverse_ddf = flow.inverse(velocity)
     composed = compose(inverse_ddf, flow(velocity))
     for column, time in enumerate(_TIMES):
-        ddf = flow(time * velocity)
+        ddf = flow(velocity.with_values(time * velocity.values))
         axes[0, column].set_title(f"exp({time:g} v)")
         _plot_grid(axes[0, column], ddf)
         axes[1, column].imshow(warp(images[:, 1:], ddf)[0, 0], cmap="gray")
@@ -129,8 +131,8 @@ def _save_figure(images: Tensor, velocity: Tensor, flow: ScalingAndSquaring, fil
     save_figure(figure, file)
 
 
-def _plot_grid(axis: Axes, ddf: Tensor) -> None:
-    x, y = (voxel_grid(ddf.shape[3:], ddf) + ddf[0, 0])[:, ::4, ::4]
+def _plot_grid(axis: Axes, ddf: DisplacementField) -> None:
+    x, y = (voxel_grid(ddf.lattice.shape, ddf.values) + ddf.values[0, 0])[:, ::4, ::4]
     axis.plot(y.T, x.T, "k", linewidth=0.5)
     axis.plot(y, x, "k", linewidth=0.5)
     axis.set_aspect("equal")

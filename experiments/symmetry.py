@@ -9,6 +9,7 @@ import torch
 from groupmorph_monai.apps.suites.suite import table_suite
 from groupmorph_monai.benchmarks.compare import BundleMethod, compare
 from groupmorph_monai.evaluation.metrics import inverse_consistency_mm
+from groupmorph_monai.space.field import DisplacementField
 
 from .covariance import heart_cases
 from .suite import add_seeds_and_minutes, trainings
@@ -25,8 +26,8 @@ def asymmetry(cases: Sequence[Mapping], methods: Mapping[str, BundleMethod]) -> 
         register = method.prepare()
         errors = []
         for case in cases:
-            ddf, exchanged_ddf = (register(pair)[0] for pair in (case["image"], case["image"].flip(0)))
-            errors.append(inverse_consistency_mm(ddf[1:], exchanged_ddf[1:], torch.eye(4)))
+            orders = (register(pair)[0][None, 1:] for pair in (case["image"], case["image"].flip(0)))
+            errors.append(inverse_consistency_mm(*map(DisplacementField.on_voxels, orders), torch.eye(4)))
         rows.append({"method": name, "composition of both orders, voxels": float(np.mean(errors))})
     return rows
 

@@ -5,7 +5,7 @@ import math
 import torch
 
 from groupmorph_monai.probability import FluidPrior, LocalCorrelation
-from groupmorph_monai.space import Field, GeodesicMeanAlignment, ScalingAndSquaring
+from groupmorph_monai.space import GeodesicMeanAlignment, Lattice, ScalingAndSquaring, VelocityField
 from groupmorph_monai.space.cosine_transform import CosineTransform
 from groupmorph_monai.workflow import LikeliestWeights, Refinement, Schedule, StaticRegions
 from groupmorph_monai.workflow.evidence import Evidence, Level
@@ -27,7 +27,7 @@ def refinement(likelihood=None, prior_weights=WEIGHTS, **schedule):
 
 def restart(ask, candidates, static, images, mask=None, covered=None):
     level = Level(images, Evidence(covered, mask), 1, 2)
-    return ask._most_likely(candidates, static, level, lambda z: displacement(z.values))
+    return ask._most_likely(candidates, static, level, displacement)
 
 
 def images(phantom):
@@ -36,8 +36,8 @@ def images(phantom):
 
 
 def start(phantom, timepoints=4):
-    size = phantom["image"].shape[1:]
-    return Field(torch.zeros(1, timepoints, 3, *[-(-n // 4) for n in size]), size, 4)
+    lattice = Lattice(phantom["image"].shape[1:], 4)
+    return VelocityField(torch.zeros(1, timepoints, 3, *lattice.shape), lattice)
 
 
 def dense_precision(precision, size):

@@ -15,7 +15,7 @@ from ..data.reading.readers import read_series
 from ..data.series import Frame, Series
 from ..errors import InputError
 from ..space.grid import transform_points
-from ..space.warping import voxel_grid
+from ..space.sampling import voxel_grid
 
 _TIMES_AS_FINE = 3  # factor of upsampling, as generating a phantom at full size takes longer than its registration
 

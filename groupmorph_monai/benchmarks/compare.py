@@ -17,9 +17,9 @@ from ..data.preprocessing.transforms import ScalePercentilesd
 from ..data.series import Series
 from ..evaluation.measure import MeasureRegistrationd
 from ..evaluation.metrics import folding_percent, inverse_consistency_mm, landmark_distances_mm
-from ..space.integrate import Displacement
+from ..space.field import DisplacementField
 from ..space.transforms import ComposedTransform, Transform, jacobian_determinant
-from ..space.warping import warp
+from ..space.warping import invert, warp
 from ..workflow.batches import prepare_series
 from ..workflow.inferers import RegistrationInferer
 from ..workflow.memory import keep_freed_memory, peak_memory_gb
@@ -162,17 +162,20 @@ def lesion_volume_error_percent(ddf: Tensor, lesions: Tensor) -> float:
         true = masks.flatten(1).sum(dim=1)
         if not (true > 0).all():
             continue
-        common = warp(masks[None], ddf[None])[0]
+        common = warp(masks[None], DisplacementField.on_voxels(ddf[None]))[0]
         mapped = torch.einsum("in,jn->ij", common.flatten(1), determinant.flatten(1))
         relative = (mapped / true[None] - 1).abs()
         errors.append(relative[~torch.eye(len(true), dtype=torch.bool)].mean())
     return 100 * float(torch.stack(errors).mean()) if errors else float("nan")
 
 
+def _inverse(ddf: Tensor) -> DisplacementField:
+    return invert(DisplacementField.on_voxels(ddf[None]), _INVERSE_STEPS)
+
+
 def _accuracy(case: Case, ddf: Tensor, own_inverse: Tensor | None = None) -> dict[str, float]:
-    inverse = Displacement(_INVERSE_STEPS).inverse(ddf[None])[0]
-    voxels = torch.eye(4)
-    error = landmark_distances_mm(case["landmarks"], timepoint_transforms(ddf, inverse, voxels))
+    field, voxels = DisplacementField.on_voxels(ddf[None]), torch.eye(4)
+    error = landmark_distances_mm(case["landmarks"], timepoint_transforms(field, _inverse(ddf), voxels))
     row = {
         "mean error, voxels": float(error.mean()),
         "95 %, voxels": float(np.percentile(error.numpy(), 95)),
@@ -183,9 +186,11 @@ def _accuracy(case: Case, ddf: Tensor, own_inverse: Tensor | None = None) -> dic
         inside = lesions[0][i, j, k] > 0
         row["inside lesions, voxels"] = float(error[:, inside].mean())
         row["lesion volume error, %"] = lesion_volume_error_percent(ddf, lesions)
-    row["folds, %"] = folding_percent(ddf)
+    row["folds, %"] = folding_percent(field)
     if own_inverse is not None:
-        row["inverse consistency, voxels"] = inverse_consistency_mm(ddf, own_inverse, voxels)
+        row["inverse consistency, voxels"] = inverse_consistency_mm(
+            field, DisplacementField.on_voxels(own_inverse[None]), voxels
+        )
     return row
 
 
@@ -206,9 +211,7 @@ def compare(
         identity = torch.zeros(len(case["image"]), 3, *case["image"].shape[1:])
         rows.setdefault("unregistered", []).append(_accuracy(case, identity))
         if "motion" in case:
-            rows.setdefault("true motion", []).append(
-                _accuracy(case, Displacement(_INVERSE_STEPS).inverse(case["motion"][None])[0])
-            )
+            rows.setdefault("true motion", []).append(_accuracy(case, _inverse(case["motion"]).values[0]))
         for name, method in methods.items():
             fields, seconds, peak_gb = measure(method, case["image"])
             row = {**_accuracy(case, *fields), "seconds": seconds, "peak memory, GB": peak_gb}

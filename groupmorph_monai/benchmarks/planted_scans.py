@@ -13,7 +13,7 @@ from ..data.preprocessing.intensities import intensity_range
 from ..data.reading.readers import read_image
 from ..data.series import Frame, Series
 from ..errors import InputError
-from ..space.warping import voxel_grid
+from ..space.sampling import voxel_grid
 from .planted import PlantedCase, turn, with_last_frame, with_last_header
 
 _MOTION_MM = 3.0

@@ -1,9 +1,9 @@
 """Metrics of one registered series, from its warped images, displacement fields and landmarks.
 
-There is no batch axis: images are ``(K, *S)``, displacements ``(K, 3, *S)`` in voxels or, on a lattice, a `Field`
-``(1, K, 3, *C)``; ``affine`` is ``(4, 4)`` from voxels to mm. Fields are processed timepoint by timepoint or slab by
-slab, so that a whole series fits in memory. Image similarity does not measure accuracy, as a flexible enough field
-makes any two volumes similar: report millimetres as well.
+Images are ``(K, *S)``, without batch axis, and displacement fields ``(1, K, 3, *C)``; ``affine`` is ``(4, 4)`` from
+voxels to mm. Fields are processed timepoint by timepoint or slab by slab, so that a whole series fits in memory. Image
+similarity does not measure accuracy, as a flexible enough field makes any two volumes similar: report millimetres as
+well.
 """
 
 import math
@@ -16,29 +16,30 @@ from monai.metrics import compute_average_surface_distance, compute_dice
 from torch import Tensor
 
 from ..space.chunks import Chunks, all_at_once
-from ..space.field import Field, as_field
-from ..space.grid import Grid, vector_lengths
+from ..space.field import DisplacementField
+from ..space.grid import vector_lengths
+from ..space.lattice import Lattice
+from ..space.sampling import sample, voxel_grid
 from ..space.transforms import Transform, jacobian_determinant, triple_product
-from ..space.warping import sample, voxel_grid
+from ..space.warping import warp
 
 _MOST_CELLS = 2**18  # number of cells processed at a time, to bound memory
 _MEAN_VOXELS = 2**20  # samples sufficient for a mean; a full-size series has 25 times as many voxels
 _NMI_PERCENTILES = (0.1, 99.9)
 
 
-def _checked(name: str, ddf: Tensor | Field) -> Field:
-    field = as_field(ddf)
-    if field.values.dim() != 6 or field.values.shape[2] != 3 or min(field.size) < 2:
+def _check(name: str, field: DisplacementField) -> None:
+    shape, size = tuple(field.values.shape), field.lattice.size
+    if len(shape) != 6 or shape[0] != 1 or shape[2] != 3 or min(size) < 2:
         raise ValueError(
-            f"{name}: expected a 3D field (K, 3, *S), at least 2 voxels per axis, no batch axis, got "
-            f"{tuple(field.values.shape[1:])}"
+            f"{name}: expected 3D fields (1, K, 3, *C) of an image with at least 2 voxels along each axis, got {shape} "
+            f"of an image with {size} voxels"
         )
-    return field
 
 
-def _each(field: Field, chunks: Chunks) -> Iterator[Field]:
+def _each(field: DisplacementField, chunks: Chunks) -> Iterator[DisplacementField]:
     """Yield the field of one timepoint at a time."""
-    timepoints = field.values.shape[1]
+    timepoints = field.timepoint_count
     for chunk in chunks(timepoints):
         yield from (field.timepoints(slice(k, k + 1)) for k in range(timepoints)[chunk])
 
@@ -170,14 +171,14 @@ def landmark_errors_mm(landmarks_mm: Tensor, transforms: Sequence[Transform]) ->
     return errors
 
 
-def _steep_cells(u: Field) -> Tensor:
+def _steep_cells(u: DisplacementField) -> Tensor:
     """Mark the cells between the voxels of the image that one timepoint's field u may fold, ``(*S - 1)``: those where
     a component changes by at least 1/5 voxel along an edge. Inside a tetrahedron the map is linear, I + G; below 1/5
     the absolute values of each row of G sum to less than 1, even if a diagonal is an edge, so the orientation cannot
     flip. As u is linear between the voxels of its lattice, no edge is steeper than those of the lattice around it.
     """
-    if min(u.values.shape[3:]) < 2:
-        u = Field(u.on_image(), u.size)
+    if min(u.lattice.shape) < 2:
+        u = DisplacementField.on_voxels(u.on_image())
     nodes = u.values[0, 0]
     largest = nodes.new_zeros([n - 1 for n in nodes.shape[1:]])
     for axis in range(3):
@@ -187,13 +188,14 @@ def _steep_cells(u: Field) -> Tensor:
             edges = torch.maximum(edges.narrow(other, 0, n), edges.narrow(other, 1, n))
         largest = torch.maximum(largest, edges)
     steep = largest >= 0.2  # voxels of the lattice per voxel of the lattice
-    for axis, (n, last) in enumerate(zip(u.size, nodes.shape[1:])):
+    for axis, (n, last) in enumerate(zip(u.lattice.size, nodes.shape[1:])):
         # Voxels beyond the last node have its value, so their cells are as steep as its last cell.
-        steep = steep.index_select(axis, (torch.arange(n - 1, device=nodes.device) // u.step).clamp_max(last - 2))
+        cells = torch.arange(n - 1, device=nodes.device) // u.lattice.step
+        steep = steep.index_select(axis, cells.clamp_max(last - 2))
     return steep
 
 
-def _possible_folds(field: Field, chunks: Chunks) -> Iterator[tuple[Tensor, Tensor]]:
+def _possible_folds(field: DisplacementField, chunks: Chunks) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the displacements ``(3, *S)`` of each timepoint that may fold, and its `_steep_cells`."""
     for u in _each(field, chunks):
         steep = _steep_cells(u)
@@ -201,16 +203,17 @@ def _possible_folds(field: Field, chunks: Chunks) -> Iterator[tuple[Tensor, Tens
             yield u.on_image()[0, 0], steep
 
 
-def folding_percent(ddf: Tensor | Field, chunks: Chunks = all_at_once) -> float:
+def folding_percent(ddf: DisplacementField, chunks: Chunks = all_at_once) -> float:
     """Compute the percentage of voxels, over all K, whose Jacobian determinant by central differences is 0 or less. It
     takes less time for fields on a lattice."""
-    field, folded = _checked("ddf", ddf), 0
-    for u, steep in _possible_folds(field, chunks):
+    _check("ddf", ddf)
+    folded = 0
+    for u, steep in _possible_folds(ddf, chunks):
         # A central difference is the mean of two steps, so only corners of steep cells can be folded. All lie in this
         # box, with the neighbours that their differences need.
         box = [slice(max(0, int(i.min()) - 1), int(i.max()) + 3) for i in steep.nonzero().T]
         folded += int((jacobian_determinant(u[(None, slice(None), *box)]) <= 0).sum())
-    return 100 * folded / (field.values.shape[1] * math.prod(field.size))
+    return 100 * folded / (ddf.timepoint_count * math.prod(ddf.lattice.size))
 
 
 def _tetrahedra(corners: Mapping[tuple[int, ...], Tensor]) -> Iterator[Tensor]:
@@ -234,7 +237,7 @@ def _tetrahedra(corners: Mapping[tuple[int, ...], Tensor]) -> Iterator[Tensor]:
         yield triple_product(*steps)
 
 
-def non_diffeomorphic_volume_percent(ddf: Tensor | Field, chunks: Chunks = all_at_once) -> float:
+def non_diffeomorphic_volume_percent(ddf: DisplacementField, chunks: Chunks = all_at_once) -> float:
     """Compute the non-diffeomorphic volume in percent of the volume of all K grids (Liu et al. 2022, arXiv:2212.06060).
 
     A cell between eight voxels can be split into five tetrahedra, four at its corners and one in the middle, in two
@@ -244,8 +247,9 @@ def non_diffeomorphic_volume_percent(ddf: Tensor | Field, chunks: Chunks = all_a
     omits the outermost voxels. A value of 0 means that no tetrahedron is inverted; central differences miss flips
     between neighbouring voxels. It takes less time for fields on a lattice.
     """
-    field, folded = _checked("ddf", ddf), 0.0
-    for u, steep in _possible_folds(field, chunks):
+    _check("ddf", ddf)
+    folded = 0.0
+    for u, steep in _possible_folds(ddf, chunks):
         for cells in steep.nonzero().T.split(_MOST_CELLS, dim=1):
             corners = {}
             for corner in product((0, 1), repeat=3):
@@ -253,12 +257,12 @@ def non_diffeomorphic_volume_percent(ddf: Tensor | Field, chunks: Chunks = all_a
                 corners[corner] = u[:, i, j, k] + torch.stack([i, j, k]).to(u)
             for volumes in _tetrahedra(corners):
                 folded += float((-volumes).clamp_min_(0).sum(dtype=torch.float64))
-    number = field.values.shape[1] * math.prod(n - 1 for n in field.size)
+    number = ddf.timepoint_count * math.prod(n - 1 for n in ddf.lattice.size)
     return 100 * 0.5 * folded / 6 / number
 
 
 def inverse_consistency_mm(
-    ddf: Tensor | Field, inverse_ddf: Tensor | Field, affine: Tensor, chunks: Chunks = all_at_once
+    ddf: DisplacementField, inverse_ddf: DisplacementField, affine: Tensor, chunks: Chunks = all_at_once
 ) -> float:
     """Compute the mean inverse consistency error ``|phi^-1(phi(x)) - x|`` in mm, with ``phi = id + ddf``, over all K
     and all voxels x whose phi(x) is inside the grid, as the inverse is undefined beyond it. NaN if there are no such
@@ -267,19 +271,22 @@ def inverse_consistency_mm(
     Raises:
         ValueError: If the fields differ in grid or number of timepoints.
     """
-    field, inverses = _checked("ddf", ddf), _checked("inverse_ddf", inverse_ddf)
-    grids = [(each.values.shape[1], *each.size) for each in (field, inverses)]
+    _check("ddf", ddf)
+    _check("inverse_ddf", inverse_ddf)
+    grids = [(field.timepoint_count, *field.lattice.size) for field in (ddf, inverse_ddf)]
     if grids[0] != grids[1]:
         raise ValueError(f"inverse_ddf: expected (K, i, j, k) of ddf {grids[0]}, got {grids[1]}")
-    like, every = field.values, _thinning(field.size)
-    grid = every * voxel_grid([-(-n // every) for n in field.size], like)
-    last = torch.tensor(field.size, dtype=like.dtype, device=like.device).view(3, 1, 1, 1) - 1
+    like, size = ddf.values, ddf.lattice.size
+    every = _thinning(size)
+    grid = every * voxel_grid(Lattice(size, every).shape, like)
+    last = torch.tensor(size, dtype=like.dtype, device=like.device).view(3, 1, 1, 1) - 1
     total, number = 0.0, 0
-    for forward, backward in zip(_each(field, chunks), _each(inverses, chunks)):
+    for forward, backward in zip(_each(ddf, chunks), _each(inverse_ddf, chunks)):
         u = forward.on_image(every)[0, 0]
         points = grid + u
         inside_mask = ((points >= 0) & (points <= last)).all(dim=0)
-        inverse = backward.step * sample(backward.values[0], points[None] / backward.step)[0]
+        step = backward.lattice.step
+        inverse = step * sample(backward.values[0], points[None] / step)[0]
         error = _length_mm(u + inverse, affine)
         total += float(error[inside_mask].sum(dtype=torch.float64))
         number += int(inside_mask.sum())
@@ -304,9 +311,7 @@ def similarity(before: Tensor, after: Tensor, covered: Tensor | None = None) -> 
 
 def warp_labels(labels: Tensor, ddf: Tensor) -> Tensor:
     """Warp label maps ``(K, *S)`` by ``ddf`` ``(K, 3, *S)``, voxels, with nearest-neighbour interpolation."""
-    grid = voxel_grid(ddf.shape[2:], ddf)
-    maps = [sample(x.to(ddf)[None, None], (grid + u)[None], mode="nearest")[0, 0] for x, u in zip(labels, ddf)]
-    return torch.stack(maps).to(labels.dtype)
+    return warp(labels[None].to(ddf), DisplacementField.on_voxels(ddf[None]), mode="nearest")[0].to(labels.dtype)
 
 
 @torch.no_grad()
@@ -331,8 +336,8 @@ def overlap(labels: Tensor, affine: Tensor) -> dict[str, float]:
 
 @torch.no_grad()
 def accuracy(
-    ddf: Tensor | Field,
-    inverse_ddf: Tensor | Field,
+    ddf: DisplacementField,
+    inverse_ddf: DisplacementField,
     affine: Tensor,
     transforms: Sequence[Transform],
     landmarks_mm: Tensor | None = None,
@@ -341,16 +346,15 @@ def accuracy(
     """Compute all metrics of one registration, as numbers whose names end with the unit.
 
     Args:
-        ddf, inverse_ddf: displacements on the grid with ``affine`` ``(4, 4)``; without the initial affine alignment,
-            which neither folds nor fails to invert.
+        ddf, inverse_ddf: displacements, without the initial affine alignment, which neither folds nor fails to invert.
+        affine: affine of the images, ``(4, 4)``.
         transforms: K complete transforms from the common space to each timepoint, from which ``displacement_*`` is
             computed at about a million voxels.
         landmarks_mm: ``(K, P, 3)``, RAS.
         chunks: splits the timepoints into chunks that are in memory together.
     """
-    size = as_field(ddf).size
-    every, affine = _thinning(size), torch.as_tensor(affine).double().cpu()
-    thinned = Grid(tuple(-(-n // every) for n in size), affine * torch.tensor([every, every, every, 1]))
+    size, affine = ddf.lattice.size, torch.as_tensor(affine).double().cpu()
+    thinned = Lattice(size, _thinning(size)).grid(affine)
     means, longest = [], []
     for chunk in chunks(len(transforms)):
         for transform in transforms[chunk]:

@@ -24,8 +24,8 @@ from torch.nn.functional import adaptive_avg_pool3d
 from ..data.preprocessing.resampling import resample
 from ..data.series import Frame
 from ..space.grid import Grid, vector_lengths
+from ..space.sampling import full_precision
 from ..space.transforms import Transform
-from ..space.warping import full_precision
 from .axial import AxialView
 from .report import plain
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ..space.affine import affine_logarithms
 from ..space.filters import gradient, window_normalise
 from ..space.lattice import coarsen
-from ..space.warping import full_precision, voxel_grid
+from ..space.sampling import full_precision, voxel_grid
 from .layers import check_timepoints, init_leaky_relu_layers, leaky_relu
 
 _WINDOW_VOXELS, _LEAST_CONTRAST = 2, 0.05  # radius of windows; standard deviation added in them, intensities in [0, 1]

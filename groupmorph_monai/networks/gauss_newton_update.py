@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from ..space.cosine_transform import cosines, line_laplacian
 from ..space.filters import window_mean, window_normalise
-from ..space.warping import displace
+from ..space.sampling import displace
 from .scriptable_geometry import continued_gradient, exponential, upsampled
 
 

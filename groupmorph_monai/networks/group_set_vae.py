@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..space.filters import window_mean, window_normalise
-from ..space.warping import displace
+from ..space.sampling import displace
 from .gauss_newton_update import GaussNewtonUpdate
 from .layers import check_timepoints, cropped, init_leaky_relu_layers, leaky_relu, padded
 from .scriptable_geometry import continued_gradient, exponential, half_as_fine, upsampled

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..space.filters import gaussian_filter
-from ..space.warping import full_precision
+from ..space.sampling import full_precision
 from .layers import cropped, init_leaky_relu_layers, leaky_relu, padded, with_mean_of_others
 
 

@@ -4,7 +4,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..space.filters import gradient
-from ..space.warping import displace
+from ..space.sampling import displace
 
 
 def exponential(z: Tensor, squarings: int) -> Tensor:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from ..space.warping import full_precision
+from ..space.sampling import full_precision
 from .posterior import Posterior
 from .prior import Prior
 from .surface import SurfaceDistance

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..space.chunks import Chunks, all_at_once
 from ..space.filters import window_mean
-from ..space.warping import full_precision
+from ..space.sampling import full_precision
 
 _SLAB_VOXELS = 2**17  # voxels whose Parzen windows are in memory at a time
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..space.chunks import Chunks, all_at_once, total
 from ..space.filters import gaussian_filter, surrounded, valid_mean, window_mean, window_moments
-from ..space.warping import full_precision
+from ..space.sampling import full_precision
 from .likelihood import Likelihood, Linearised, comparable
 
 # Share of the largest window that must enter a regression for its voxel to contribute: half, as single voxels fit any

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..space.chunks import total
 from ..space.cosine_transform import CosineTransform
-from ..space.warping import placed_once
+from ..space.sampling import placed_once
 
 Passes = Sequence[Tensor]  # a tensor for each pass of a network
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..space.filters import gradient, surrounded
-from ..space.warping import full_precision
+from ..space.sampling import full_precision
 from .likelihood import Likelihood
 
 

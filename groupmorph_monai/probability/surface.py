@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from ..space.warping import sample
+from ..space.sampling import sample
 
 
 def _transform_points(points: Tensor, ddf: Tensor) -> Tensor:

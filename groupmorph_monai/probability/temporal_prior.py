@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..space.cosine_transform import CosineTransform
-from ..space.warping import placed_once
+from ..space.sampling import placed_once
 from .posterior import Posterior
 from .prior import FluidPrior, log_pseudo_determinant
 

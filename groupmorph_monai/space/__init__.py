@@ -2,7 +2,7 @@
 
 from .affine import affine_in_voxels, affine_velocity
 from .alignment import Alignment, GeodesicMeanAlignment, MeanAlignment, OneWayAlignment, ReferenceAlignment
-from .field import Field
+from .field import DisplacementField, Field, VelocityField
 from .grid import Grid
 from .integrate import (
     AdaptiveSolver,
@@ -16,10 +16,12 @@ from .integrate import (
     StepSequence,
     Transformation,
 )
+from .lattice import Lattice
+from .sampling import displace, sample, voxel_grid
 from .smoothing import MultiGaussian
 from .spread import standard_deviation
 from .transforms import AffineTransform, ComposedTransform, DenseTransform
-from .warping import compose, displace, sample, upsample_field, voxel_grid, warp
+from .warping import compose, invert, pull_back, warp
 
 __all__ = [
     "AdaptiveSolver",
@@ -29,11 +31,13 @@ __all__ = [
     "ComposedTransform",
     "DenseTransform",
     "Displacement",
+    "DisplacementField",
     "Euler",
     "Field",
     "FlowSequence",
     "GeodesicMeanAlignment",
     "Grid",
+    "Lattice",
     "MeanAlignment",
     "MidpointSquaring",
     "MultiGaussian",
@@ -43,13 +47,15 @@ __all__ = [
     "ScalingAndSquaring",
     "StepSequence",
     "Transformation",
+    "VelocityField",
     "affine_in_voxels",
     "affine_velocity",
     "compose",
     "displace",
+    "invert",
+    "pull_back",
     "sample",
     "standard_deviation",
-    "upsample_field",
     "voxel_grid",
     "warp",
 ]

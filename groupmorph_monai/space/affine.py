@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .field import Field
-from .warping import full_precision, voxel_grid
+from .field import VelocityField
+from .sampling import full_precision, voxel_grid
 
 
 def affine_in_voxels(maps: Tensor, grid: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def affine_logarithms(components: Tensor) -> Tensor:
     return pad(torch.cat([linear, translation], dim=-1), (0, 0, 0, 1))
 
 
-def affine_velocity(logarithms: Tensor, like: Field) -> Field:
+def affine_velocity(logarithms: Tensor, like: VelocityField) -> VelocityField:
     """Compute the stationary velocities whose flows are affine maps.
 
     Args:
@@ -46,11 +46,11 @@ def affine_velocity(logarithms: Tensor, like: Field) -> Field:
         like: field on the lattice of the result.
 
     Returns:
-        Velocities ``(1, K, 3, *C)``, voxels of the lattice.
+        Velocities ``(1, K, 3, *C)``.
     """
-    values = like.values
-    points = like.step * voxel_grid(values.shape[-3:], values)
-    return like.with_values(torch.stack([apply_affine(m.to(values), points) for m in logarithms])[None] / like.step)
+    values, step = like.values, like.lattice.step
+    points = step * voxel_grid(values.shape[-3:], values)
+    return like.with_values(torch.stack([apply_affine(m.to(values), points) for m in logarithms])[None] / step)
 
 
 @full_precision

@@ -4,14 +4,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
 
 from ..errors import InputError
 from .chunks import Chunks, all_at_once, total
+from .field import AnyField, DisplacementField, VelocityField
 from .integrate import Transformation
 from .warping import compose
 
-Parts = Iterator[tuple[slice, Tensor]]  # chunks of timepoints, and a tensor for each
+Parts = Iterator[tuple[slice, DisplacementField]]  # chunks of timepoints, and their displacements
 
 
 def check_reference(reference: int | None, timepoints: int) -> None:
@@ -40,70 +40,80 @@ class Alignment(ABC):
     reference: int | None = None
 
     @abstractmethod
-    def constrain(self, z: Tensor) -> Tensor:
+    def constrain(self, z: VelocityField) -> VelocityField:
         """Project z ``(B, K, D, *S)`` onto the fields that fulfil the constraint."""
 
-    def centred(self, z: Tensor) -> Tensor:
+    def centred(self, z: VelocityField) -> VelocityField:
         """Convert z to fields whose mean over K a refinement may leave unchanged."""
         return z
 
-    def anchored(self, z: Tensor) -> Tensor:
+    def anchored(self, z: VelocityField) -> VelocityField:
         """Convert centred fields back to z."""
         return z
 
     @abstractmethod
-    def shared(self, z: Tensor, chunks: Chunks = all_at_once) -> Tensor | float:
+    def shared(self, z: VelocityField, chunks: Chunks = all_at_once) -> VelocityField:
         """Compute the common part of z, which moves no timepoint relative to another, ``(B, 1, D, *S)``."""
 
     @abstractmethod
-    def displacements(self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once) -> Parts:
+    def displacements(self, z: VelocityField, transformation: Transformation, chunks: Chunks = all_at_once) -> Parts:
         """Yield chunks of the displacements from the common space to each timepoint, ``(B, k, D, *S)``, voxels."""
 
     @abstractmethod
-    def inverses(self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once) -> Parts:
+    def inverses(self, z: VelocityField, transformation: Transformation, chunks: Chunks = all_at_once) -> Parts:
         """Yield chunks of the displacements from each timepoint to the common space, ``(B, k, D, *S)``, voxels."""
 
-    def __call__(self, z: Tensor, transformation: Transformation) -> Tensor:
+    def __call__(self, z: VelocityField, transformation: Transformation) -> DisplacementField:
         """Compute the displacements from the common space to each timepoint, ``(B, K, D, *S)``, voxels."""
-        return torch.cat([ddf for _, ddf in self.displacements(z, transformation)], dim=1)
+        return _joined(self.displacements(z, transformation))
 
-    def inverse(self, z: Tensor, transformation: Transformation) -> Tensor:
+    def inverse(self, z: VelocityField, transformation: Transformation) -> DisplacementField:
         """Compute the displacements from each timepoint to the common space, ``(B, K, D, *S)``, voxels."""
-        return torch.cat([ddf for _, ddf in self.inverses(z, transformation)], dim=1)
+        return _joined(self.inverses(z, transformation))
 
 
-def _mean(z: Tensor, chunks: Chunks) -> Tensor:
-    return total(z[:, c].sum(dim=1, keepdim=True) for c in chunks(z.shape[1])) / z.shape[1]
+def _joined(parts: Parts) -> DisplacementField:
+    first, *others = (ddf for _, ddf in parts)
+    return first.with_values(torch.cat([ddf.values for ddf in (first, *others)], dim=1))
+
+
+def _mean(z: VelocityField, chunks: Chunks) -> VelocityField:
+    count = z.timepoint_count
+    return z.with_values(total(z.values[:, c].sum(dim=1, keepdim=True) for c in chunks(count)) / count)
+
+
+def _centred(z: VelocityField) -> VelocityField:
+    return z - z.with_values(z.values.mean(dim=1, keepdim=True))
 
 
 class MeanAlignment(Alignment):
     """All-moving alignment: all timepoints are registered to a common space that none of them defines, and that only
     the prior keeps near their mean (GroupMorph, Section 2)."""
 
-    def constrain(self, z: Tensor) -> Tensor:
+    def constrain(self, z: VelocityField) -> VelocityField:
         """Return z unchanged."""
         return z
 
-    def shared(self, z: Tensor, chunks: Chunks = all_at_once) -> Tensor | float:
-        return 0.0
+    def shared(self, z: VelocityField, chunks: Chunks = all_at_once) -> VelocityField:
+        return z.with_values(torch.zeros_like(z.values[:, :1]))
 
-    def displacements(self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once) -> Parts:
+    def displacements(self, z: VelocityField, transformation: Transformation, chunks: Chunks = all_at_once) -> Parts:
         shared = self.shared(z, chunks)
-        return ((c, transformation(z[:, c] - shared)) for c in chunks(z.shape[1]))
+        return ((c, transformation(z.timepoints(c) - shared)) for c in chunks(z.timepoint_count))
 
-    def inverses(self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once) -> Parts:
+    def inverses(self, z: VelocityField, transformation: Transformation, chunks: Chunks = all_at_once) -> Parts:
         shared = self.shared(z, chunks)
-        return ((c, transformation.inverse(z[:, c] - shared)) for c in chunks(z.shape[1]))
+        return ((c, transformation.inverse(z.timepoints(c) - shared)) for c in chunks(z.timepoint_count))
 
 
 class GeodesicMeanAlignment(MeanAlignment):
     """All-moving alignment to the geodesic mean of the series: the mean of z over K is subtracted."""
 
-    def constrain(self, z: Tensor) -> Tensor:
+    def constrain(self, z: VelocityField) -> VelocityField:
         """Subtract the mean of z over K."""
-        return z - z.mean(dim=1, keepdim=True)
+        return _centred(z)
 
-    def shared(self, z: Tensor, chunks: Chunks = all_at_once) -> Tensor | float:
+    def shared(self, z: VelocityField, chunks: Chunks = all_at_once) -> VelocityField:
         return _mean(z, chunks)
 
 
@@ -124,33 +134,34 @@ class ReferenceAlignment(Alignment):
             raise ValueError(f"reference: expected a timepoint's index from 0, got {reference}")
         self.reference = reference
 
-    def constrain(self, z: Tensor) -> Tensor:
+    def constrain(self, z: VelocityField) -> VelocityField:
         """Subtract the mean of z over K: common motion moves no timepoint relative to the reference."""
-        return z - z.mean(dim=1, keepdim=True)
+        return _centred(z)
 
-    def shared(self, z: Tensor, chunks: Chunks = all_at_once) -> Tensor | float:
+    def shared(self, z: VelocityField, chunks: Chunks = all_at_once) -> VelocityField:
         return _mean(z, chunks)
 
-    def _pin(self, ddf: Tensor, start: int = 0) -> Tensor:
+    def _pin(self, field: AnyField, start: int = 0) -> AnyField:
         """Set the reference's field to 0 in a chunk of timepoints that begins at ``start``."""
-        index = self.reference - start
-        if not 0 <= index < ddf.shape[1]:
-            return ddf
-        return torch.cat([ddf[:, :index], torch.zeros_like(ddf[:, :1]), ddf[:, index + 1 :]], dim=1)
+        index, values = self.reference - start, field.values
+        if not 0 <= index < field.timepoint_count:
+            return field
+        zeros = torch.zeros_like(values[:, :1])
+        return field.with_values(torch.cat([values[:, :index], zeros, values[:, index + 1 :]], dim=1))
 
-    def _reference_field(self, z: Tensor) -> Tensor:
-        check_reference(self.reference, z.shape[1])
-        return z[:, self.reference : self.reference + 1]
+    def _reference_field(self, z: VelocityField) -> VelocityField:
+        check_reference(self.reference, z.timepoint_count)
+        return z.timepoints(slice(self.reference, self.reference + 1))
 
-    def displacements(self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once) -> Parts:
+    def displacements(self, z: VelocityField, transformation: Transformation, chunks: Chunks = all_at_once) -> Parts:
         from_reference = transformation.inverse(self._reference_field(z))
-        for c in chunks(z.shape[1]):
-            yield c, self._pin(compose(transformation(z[:, c]), from_reference), c.start)
+        for c in chunks(z.timepoint_count):
+            yield c, self._pin(compose(transformation(z.timepoints(c)), from_reference), c.start)
 
-    def inverses(self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once) -> Parts:
+    def inverses(self, z: VelocityField, transformation: Transformation, chunks: Chunks = all_at_once) -> Parts:
         to_reference = transformation(self._reference_field(z))
-        for c in chunks(z.shape[1]):
-            yield c, self._pin(compose(to_reference, transformation.inverse(z[:, c])), c.start)
+        for c in chunks(z.timepoint_count):
+            yield c, self._pin(compose(to_reference, transformation.inverse(z.timepoints(c))), c.start)
 
 
 class OneWayAlignment(ReferenceAlignment):
@@ -164,27 +175,27 @@ class OneWayAlignment(ReferenceAlignment):
         reference: index of the fixed timepoint, from 0.
     """
 
-    def constrain(self, z: Tensor) -> Tensor:
+    def constrain(self, z: VelocityField) -> VelocityField:
         """Set the reference's velocity to 0."""
-        check_reference(self.reference, z.shape[1])
+        check_reference(self.reference, z.timepoint_count)
         return self._pin(z)
 
-    def centred(self, z: Tensor) -> Tensor:
+    def centred(self, z: VelocityField) -> VelocityField:
         """Subtract the mean over K, which to first order preserves the timepoints' relative motion."""
         z = self.constrain(z)
-        return z - z.mean(dim=1, keepdim=True)
+        return _centred(z)
 
-    def anchored(self, z: Tensor) -> Tensor:
+    def anchored(self, z: VelocityField) -> VelocityField:
         """Subtract the reference's field."""
         return z - self._reference_field(z)
 
-    def shared(self, z: Tensor, chunks: Chunks = all_at_once) -> Tensor | float:
+    def shared(self, z: VelocityField, chunks: Chunks = all_at_once) -> VelocityField:
         return self._reference_field(z)
 
-    def displacements(self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once) -> Parts:
-        check_reference(self.reference, z.shape[1])
-        return ((c, transformation(self._pin(z[:, c], c.start))) for c in chunks(z.shape[1]))
+    def displacements(self, z: VelocityField, transformation: Transformation, chunks: Chunks = all_at_once) -> Parts:
+        check_reference(self.reference, z.timepoint_count)
+        return ((c, transformation(self._pin(z.timepoints(c), c.start))) for c in chunks(z.timepoint_count))
 
-    def inverses(self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once) -> Parts:
-        check_reference(self.reference, z.shape[1])
-        return ((c, transformation.inverse(self._pin(z[:, c], c.start))) for c in chunks(z.shape[1]))
+    def inverses(self, z: VelocityField, transformation: Transformation, chunks: Chunks = all_at_once) -> Parts:
+        check_reference(self.reference, z.timepoint_count)
+        return ((c, transformation.inverse(self._pin(z.timepoints(c), c.start))) for c in chunks(z.timepoint_count))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .chunks import total
-from .warping import full_precision, multiply_axes, placed_once
+from .sampling import full_precision, multiply_axes, placed_once
 
 
 def cosines(n: int, device: torch.device | None = None) -> Tensor:

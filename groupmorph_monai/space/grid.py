@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .warping import full_precision
+from .sampling import full_precision
 
 SLAB_VOXELS = 2**18  # voxels processed at a time, which bounds memory; larger slabs leave the processor's cache
 _PARALLEL_VOXELS = 1e-6  # maximum deviation of parallel axes over a whole volume, from rounding

@@ -8,13 +8,15 @@ from torch import Tensor
 from torchdiffeq import odeint
 
 from ..errors import InputError
-from .warping import compose, displace, full_precision, voxel_grid
+from .field import DisplacementField, VelocityField
+from .sampling import full_precision, voxel_grid
+from .warping import compose, invert, pull_back
 
 MOST_SQUARINGS = 30  # maximum number; the first step is then 1e-9 of the field, below float32's precision
 
 
 class Transformation(ABC):
-    """Base class of transformations, which map z to displacements.
+    """Base class of transformations, which map z to displacements on the same lattice.
 
     Attributes:
         pieces: number of fields per timepoint in z, before steps are joined to it.
@@ -23,14 +25,14 @@ class Transformation(ABC):
     pieces: int = 1
 
     @abstractmethod
-    def __call__(self, z: Tensor) -> Tensor:
-        """Compute the displacement ``(B, K, D, *S)`` of z ``(B, K, pieces * D, *S)``, both in voxels."""
+    def __call__(self, z: VelocityField) -> DisplacementField:
+        """Compute the displacement ``(B, K, D, *S)`` of z ``(B, K, pieces * D, *S)``, on the lattice of z."""
 
     @abstractmethod
-    def inverse(self, z: Tensor) -> Tensor:
+    def inverse(self, z: VelocityField) -> DisplacementField:
         """Compute the displacement of the inverse map."""
 
-    def joined(self, z: Tensor | None, step: Tensor) -> Tensor:
+    def joined(self, z: VelocityField | None, step: VelocityField) -> VelocityField:
         """Append a step to z.
 
         Fields are added: ``exp(z) o exp(step) = exp(z + step)`` to first order (Baker-Campbell-Hausdorff).
@@ -50,17 +52,17 @@ class Flow(Transformation):
     1; GroupMorph, Eq. 8)."""
 
     @abstractmethod
-    def __call__(self, z: Tensor) -> Tensor:
-        """Integrate a velocity ``(B, K, D, *S)`` to a displacement of the same shape, both in voxels."""
+    def __call__(self, z: VelocityField) -> DisplacementField:
+        """Integrate a velocity ``(B, K, D, *S)`` to a displacement of the same shape."""
 
-    def inverse(self, z: Tensor) -> Tensor:
+    def inverse(self, z: VelocityField) -> DisplacementField:
         """Compute the displacement of the inverse map, the flow of ``-z``."""
         return self(-z)
 
 
-def _velocity_at(z: Tensor, ddf: Tensor) -> Tensor:
-    """Sample ``z(x + ddf(x))``; both are ``(B, K, D, *S)``."""
-    return displace(z.flatten(0, 1), ddf.flatten(0, 1)).unflatten(0, z.shape[:2])
+def _euler_step(z: VelocityField) -> DisplacementField:
+    """Return the displacement after a unit of time if the velocity does not change along the path."""
+    return DisplacementField(z.values, z.lattice)
 
 
 class ScalingAndSquaring(Flow):
@@ -76,12 +78,12 @@ class ScalingAndSquaring(Flow):
             raise InputError(f"integration_steps: expected 0 to {MOST_SQUARINGS} squarings, got {steps}; 7 are enough")
         self.steps = steps
 
-    def _first_step(self, z: Tensor) -> Tensor:
+    def _first_step(self, z: VelocityField) -> DisplacementField:
         """Compute the displacement after ``1 / 2**steps`` of the time, here by an Euler step."""
-        return z / 2**self.steps
+        return _euler_step(z / 2**self.steps)
 
     @full_precision
-    def __call__(self, z: Tensor) -> Tensor:
+    def __call__(self, z: VelocityField) -> DisplacementField:
         ddf = self._first_step(z)
         for _ in range(self.steps):
             ddf = compose(ddf, ddf)
@@ -92,16 +94,20 @@ class MidpointSquaring(ScalingAndSquaring):
     """Scaling and squaring (GroupMorph, Eq. 8) from a step of the midpoint method: 3 squarings are more accurate than 7
     from an Euler step, in half the time."""
 
-    def _first_step(self, z: Tensor) -> Tensor:
-        return _velocity_at(z, super()._first_step(z) / 2) / 2**self.steps
+    def _first_step(self, z: VelocityField) -> DisplacementField:
+        return super()._first_step(pull_back(z, super()._first_step(z) / 2))
 
 
 class _Solver(Flow):
     """Base class of the flows integrated by torchdiffeq."""
 
-    def _solve(self, z: Tensor, **options: object) -> Tensor:
-        times = torch.linspace(0, 1, 2, dtype=z.dtype, device=z.device)
-        return odeint(lambda _, ddf: _velocity_at(z, ddf), torch.zeros_like(z), times, **options)[-1]
+    def _solve(self, z: VelocityField, **options: object) -> DisplacementField:
+        def velocity(_: Tensor, displacements: Tensor) -> Tensor:
+            return pull_back(z, DisplacementField(displacements, z.lattice)).values
+
+        times = torch.linspace(0, 1, 2, dtype=z.values.dtype, device=z.values.device)
+        *_, last = odeint(velocity, torch.zeros_like(z.values), times, **options)
+        return DisplacementField(last, z.lattice)
 
 
 class _FixedSteps(_Solver):
@@ -118,7 +124,7 @@ class _FixedSteps(_Solver):
         return torch.linspace(0, 1, self.steps + 1, dtype=times.dtype, device=times.device)
 
     @full_precision
-    def __call__(self, z: Tensor) -> Tensor:
+    def __call__(self, z: VelocityField) -> DisplacementField:
         return self._solve(z, method=self.method, options={"grid_constructor": self._grid})
 
 
@@ -153,7 +159,7 @@ class AdaptiveSolver(_Solver):
         self.tolerance_voxels = tolerance_voxels
 
     @full_precision
-    def __call__(self, z: Tensor) -> Tensor:
+    def __call__(self, z: VelocityField) -> DisplacementField:
         return self._solve(z, rtol=0.0, atol=self.tolerance_voxels)
 
 
@@ -162,19 +168,22 @@ class AffineFlow(Flow):
     leave the grid. The function is read from the first two voxels along each axis."""
 
     @full_precision
-    def __call__(self, z: Tensor) -> Tensor:
-        dimensions, at = z.dim() - 3, z.movedim((0, 1, 2), (-3, -2, -1))  # (*S, B, K, D)
+    def __call__(self, z: VelocityField) -> DisplacementField:
+        values, shape = z.values, z.lattice.shape
+        dimensions, at = len(shape), values.movedim((0, 1, 2), (-3, -2, -1))  # (*S, B, K, D)
         origin = at[(0,) * dimensions]
         slopes = [at[tuple(int(axis == d) for axis in range(dimensions))] - origin for d in range(dimensions)]
         matrix = torch.stack([*slopes, origin], dim=-1)  # (B, K, D, D + 1)
         matrix = torch.cat([matrix, torch.zeros_like(matrix[..., :1, :])], dim=-2)
-        displaced = torch.linalg.matrix_exp(matrix) - torch.eye(dimensions + 1, dtype=z.dtype, device=z.device)
-        grid = voxel_grid(z.shape[3:], z)
+        identity = torch.eye(dimensions + 1, dtype=values.dtype, device=values.device)
+        displaced = torch.linalg.matrix_exp(matrix) - identity
+        grid = voxel_grid(shape, values)
         linear = torch.einsum("bkde,e...->bkd...", displaced[..., :dimensions, :dimensions], grid)
-        return linear + displaced[..., :dimensions, -1].view(*origin.shape, *[1] * dimensions)
+        offset = displaced[..., :dimensions, -1].view(*origin.shape, *[1] * dimensions)
+        return DisplacementField(linear + offset, z.lattice)
 
 
-def _after(first: Tensor, second: Tensor) -> Tensor:
+def _after(first: DisplacementField, second: DisplacementField) -> DisplacementField:
     """Compute the displacement of the map ``second o first``."""
     return compose(second, first)
 
@@ -193,16 +202,16 @@ class FlowSequence(Transformation):
             raise ValueError(f"pieces: expected 1 or more, got {pieces}")
         self.flow, self.pieces = flow, pieces
 
-    def _parts(self, z: Tensor) -> list[Tensor]:
-        if z.shape[2] % self.pieces:
-            raise ValueError(f"z: expected {self.pieces} fields' components on axis 2, got {z.shape[2]}")
-        return [part / self.pieces for part in z.chunk(self.pieces, dim=2)]
+    def _parts(self, z: VelocityField) -> list[VelocityField]:
+        if z.values.shape[2] % self.pieces:
+            raise ValueError(f"z: expected {self.pieces} fields' components on axis 2, got {z.values.shape[2]}")
+        return [z.with_values(part) / self.pieces for part in z.values.chunk(self.pieces, dim=2)]
 
-    def __call__(self, z: Tensor) -> Tensor:
-        """Integrate velocities ``(B, K, T * D, *S)`` to a displacement ``(B, K, D, *S)``, both in voxels."""
+    def __call__(self, z: VelocityField) -> DisplacementField:
+        """Integrate velocities ``(B, K, T * D, *S)`` to a displacement ``(B, K, D, *S)``."""
         return reduce(_after, map(self.flow, self._parts(z)))
 
-    def inverse(self, z: Tensor) -> Tensor:
+    def inverse(self, z: VelocityField) -> DisplacementField:
         """Compute the displacement of the inverse map: the inverse flows, last interval first."""
         return reduce(_after, map(self.flow.inverse, reversed(self._parts(z))))
 
@@ -221,7 +230,7 @@ class StepSequence(FlowSequence):
     def __init__(self, flow: Flow):
         super().__init__(flow, pieces=1)
 
-    def joined(self, z: Tensor | None, step: Tensor) -> Tensor:
+    def joined(self, z: VelocityField | None, step: VelocityField) -> VelocityField:
         """Prepend a step to z, ``(B, K, T * D, *S)`` to ``(B, K, (T + 1) * D, *S)``.
 
         Args:
@@ -233,32 +242,28 @@ class StepSequence(FlowSequence):
         """
         if z is None:
             return step
-        steps = z.shape[2] // step.shape[2]
-        return (steps + 1) * torch.cat([step, z / steps], dim=2)
+        steps = z.values.shape[2] // step.values.shape[2]
+        return z.with_values((steps + 1) * torch.cat([step.values, z.values / steps], dim=2))
 
-    def _parts(self, z: Tensor) -> list[Tensor]:
-        steps = z.shape[2] // (z.dim() - 3)
-        return [part / steps for part in z.chunk(steps, dim=2)]
+    def _parts(self, z: VelocityField) -> list[VelocityField]:
+        steps = z.values.shape[2] // len(z.lattice.size)
+        return [z.with_values(part) / steps for part in z.values.chunk(steps, dim=2)]
 
 
 class Displacement(Transformation):
     """Displacement variant: z is the displacement field itself, which may fold.
 
     Args:
-        iterations: number of fixed-point iterations ``w(x) = -z(x + w(x))`` for the inverse (Chen et al. 2008, Med Phys
-            35:81); they converge if the displacement's Lipschitz constant is below 1.
+        iterations: number of fixed-point iterations for the inverse, see `invert`.
     """
 
     def __init__(self, iterations: int = 20):
         self.iterations = iterations
 
-    def __call__(self, z: Tensor) -> Tensor:
-        """Return ``z``, the displacement."""
-        return z
+    def __call__(self, z: VelocityField) -> DisplacementField:
+        """Return z as displacements."""
+        return _euler_step(z)
 
-    def inverse(self, z: Tensor) -> Tensor:
+    def inverse(self, z: VelocityField) -> DisplacementField:
         """Compute the displacement of the inverse map."""
-        ddf = -z
-        for _ in range(self.iterations):
-            ddf = compose(z, ddf).sub(ddf).neg()
-        return ddf
+        return invert(self(z), self.iterations)

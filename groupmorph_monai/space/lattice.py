@@ -4,9 +4,48 @@ Voxel i of a lattice with step f lies on voxel ``f * i`` of the finer grid, like
 the lattice has ``ceil(n / f)`` voxels per axis.
 """
 
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor
 
 from .filters import gaussian_filter, pad_axis
+from .grid import Grid
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Every ``step``-th voxel of an image along each axis, starting at its first voxel.
+
+    Args:
+        size: size of the image, in voxels.
+        step: image voxels between lattice voxels.
+    """
+
+    size: tuple[int, ...]
+    step: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", tuple(int(n) for n in self.size))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of lattice voxels along each axis."""
+        return tuple(-(-n // self.step) for n in self.size)
+
+    def at(self, step: int) -> "Lattice":
+        """Return the lattice of every ``step``-th voxel of the same image."""
+        return Lattice(self.size, step)
+
+    def covering(self) -> "Lattice":
+        """Return the lattice with another voxel along each axis whose last image voxel it does not reach."""
+        return Lattice(tuple(-(-(n - 1) // self.step) * self.step + 1 for n in self.size), self.step)
+
+    def grid(self, affine: Tensor) -> Grid:
+        """Return the grid of the lattice in patient coordinates, for an image with ``affine`` ``(4, 4)``, voxels to RAS
+        mm."""
+        steps = torch.tensor([self.step, self.step, self.step, 1], dtype=torch.float64)
+        return Grid(self.shape, torch.as_tensor(affine).double().cpu() * steps)
 
 
 def coarsen(images: Tensor, factor: int) -> Tensor:

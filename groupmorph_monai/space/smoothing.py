@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .chunks import total
 from .cosine_transform import CosineTransform
-from .warping import full_precision, placed_once
+from .sampling import full_precision, placed_once
 
 
 class MultiGaussian:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import InputError
 from .filters import gradient
 from .grid import Grid, transform_points, vector_lengths
-from .warping import full_precision, multiply_axes, sample
+from .sampling import full_precision, multiply_axes, sample
 
 
 def interpolate(volume: Tensor, voxels: Tensor, mode: str = "bilinear") -> Tensor:

@@ -12,8 +12,9 @@ from ..errors import InputError
 from ..networks.affine_net import half_side_frame
 from ..probability.likelihood import Likelihood
 from ..space.affine import affine_velocity
-from ..space.field import Field
-from .evidence import EVERYWHERE, Evidence, Level
+from ..space.field import VelocityField
+from ..space.lattice import Lattice
+from .evidence import EVERYWHERE, Displace, Evidence, Level
 
 _LEAST_VOXELS = 8  # minimum number of voxels along each axis of a level
 
@@ -47,18 +48,18 @@ class AffineRefinement:
 
     def __call__(
         self,
-        z: Field,
+        z: VelocityField,
         images: Tensor,
-        displacement: Callable[[Tensor], Tensor],
+        displacement: Displace,
         evidence: Evidence = EVERYWHERE,
-        hypotheses: Sequence[Field] = (),
-    ) -> Field:
+        hypotheses: Sequence[VelocityField] = (),
+    ) -> VelocityField:
         """Refine z. Its mean over K is unchanged.
 
         Args:
             z: initial value, on every voxel of the images.
             images: ``(B, K, *S)``.
-            displacement: maps values of z to displacements on the same lattice, in voxels of the lattice.
+            displacement: maps z to displacements on the same lattice.
             evidence: must not have a mask, because the likelihood's windows extend beyond it.
             hypotheses: as for `Refinement`; ignored, because an affine map holds everywhere.
 
@@ -78,20 +79,18 @@ class AffineRefinement:
             torch.cat([self._refine_series(*i, evidence.of_series(n), displacement) for n, i in items])
         )
 
-    def _refine_series(
-        self, z: Tensor, images: Tensor, evidence: Evidence, displacement: Callable[[Tensor], Tensor]
-    ) -> Tensor:
+    def _refine_series(self, z: Tensor, images: Tensor, evidence: Evidence, displacement: Displace) -> Tensor:
         size = images.shape[2:]
         frame = half_side_frame(size).to(z)  # coordinates in which all parameters have a similar scale
         inverse_frame = torch.linalg.inv(frame)
         parameters = torch.zeros(images.shape[1], 3, 4, dtype=z.dtype, device=z.device).requires_grad_()
 
-        def refined(factor: int) -> Tensor:
+        def refined(factor: int) -> VelocityField:
             """Compute z on every ``factor``-th voxel from the parameters."""
             # Without their mean: a common motion changes the content of the windows, which would count as alignment.
             logarithms = inverse_frame @ pad(parameters - parameters.mean(dim=0), (0, 0, 0, 1)) @ frame
-            subsampled = Field(z[..., ::factor, ::factor, ::factor] / factor, size, factor)
-            return subsampled.values + affine_velocity(logarithms, subsampled).values
+            subsampled = VelocityField(z[..., ::factor, ::factor, ::factor] / factor, Lattice(size, factor))
+            return subsampled + affine_velocity(logarithms, subsampled)
 
         def likelihood(level: Level) -> Tensor:
             warped, valid, _ = level.warped(displacement(refined(level.factor)))
@@ -101,7 +100,7 @@ class AffineRefinement:
         with torch.enable_grad():
             for factor in sorted({min(ceil(max(size) / n), coarsest) for n in self.voxels}, reverse=True):
                 self._maximise(parameters, partial(likelihood, Level(images, evidence, factor, factor)))
-        return refined(1).detach()
+        return refined(1).values.detach()
 
     def _maximise(self, parameters: Tensor, likelihood: Callable[[], Tensor]) -> None:
         """Maximise ``likelihood`` over ``parameters``, in place."""

@@ -10,8 +10,9 @@ from ..errors import InputError
 from ..networks.contract import unwrapped
 from ..probability.posterior import split_parameters
 from ..space.alignment import Alignment
-from ..space.field import Field
+from ..space.field import VelocityField
 from ..space.integrate import Transformation
+from ..space.lattice import Lattice
 from .batches import as_images
 from .field_inferer import FieldInferer, FieldOutput, Prediction
 
@@ -49,7 +50,8 @@ class CodeInferer(FieldInferer):
         """
         images, model = as_images(inputs), unwrapped(network)
         z = self.codes(images, network)
-        dvf = Field(self.alignment.constrain(model.decode(z, images)), images.shape[2:], model.stride)
+        lattice = Lattice(images.shape[2:], model.stride)
+        dvf = self.alignment.constrain(VelocityField(model.decode(z, images), lattice))
         no_variance = torch.full_like(z, -torch.inf)
         prediction = Prediction(dvf, z, no_variance, (z, no_variance), images)
         return self.integrated(prediction)

@@ -1,6 +1,6 @@
 """The evidence of a series at one level of a refinement: which voxels count, and the likelihood's quadratic model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,10 +8,12 @@ from torch import Tensor
 
 from ..data.storage import IN_MEMORY, Storage
 from ..probability.likelihood import Likelihood, Linearised, comparable
-from ..space.field import Field
+from ..space.field import DisplacementField, VelocityField
 from ..space.filters import gradient
 from ..space.lattice import coarsen, restrict
-from ..space.warping import displace, displace_observed, upsample_field
+from ..space.warping import warp, warp_observed
+
+Displace = Callable[[VelocityField], DisplacementField]  # maps z to displacements on the same lattice
 
 # Minimum share of a voxel's curvature that is not noise, see `Level.without_guide_noise`: the noise is an estimate
 # from a few volumes, and without any curvature the voxel would be left to the prior.
@@ -105,21 +107,20 @@ class Pieces:
     """z of T velocities whose flows are composed, ``(1, K, T * D, *C)``, split into their mean, ``shared``, and the
     deviations from it. A stationary velocity, T = 1, has no deviation."""
 
-    def __init__(self, z: Field):
-        self.count, self.shared = z.values.shape[2] // len(z.size), z
+    def __init__(self, z: VelocityField):
+        self.count, self.shared = z.values.shape[2] // len(z.lattice.size), z
         if self.count == 1:
             return
         velocities = z.values.unflatten(2, (self.count, -1))
         self.shared = z.with_values(velocities.mean(dim=2))
         self._deviations = z.with_values((velocities - self.shared.values.unsqueeze(2)).flatten(2, 3))
 
-    def combine(self, shared: Field) -> Field:
+    def combine(self, shared: VelocityField) -> VelocityField:
         """Add the deviations to a mean ``(1, K, D, *C)``, on the lattice of this mean."""
         if self.count == 1:
             return shared
-        return shared.with_values(
-            self._deviations.at(shared.step).values + torch.cat([shared.values] * self.count, dim=2)
-        )
+        of_all = shared.with_values(torch.cat([shared.values] * self.count, dim=2))
+        return self._deviations.at(shared.lattice.step) + of_all
 
 
 class Level:
@@ -146,38 +147,38 @@ class Level:
         self.mask = None if mask is None else coarsened(mask)
         self.mask_timepoint, self.factor, self.stride = evidence.mask_timepoint, factor, step // factor
 
-    def _upsampled(self, ddf: Tensor, k: int) -> Tensor:
-        return upsample_field(ddf[:, k : k + 1], self.stride, self.images.shape[2:])[0]
+    def _of_timepoint(self, ddf: DisplacementField, k: int) -> DisplacementField:
+        return ddf.timepoints(slice(k, k + 1)).at(self.factor)
 
-    def warped(self, ddf: Tensor) -> tuple[Tensor, Tensor | None, Tensor | int]:
+    def warped(self, ddf: DisplacementField) -> tuple[Tensor, Tensor | None, Tensor | int]:
         """Warp the images by displacements ``(1, K, D, *C)`` on the lattice of z.
 
         Returns:
             Warped images, ``(1, K, *S)``; their measured weights, of the same shape, or None if they were measured
             everywhere; and the warped mask, ``(1, 1 or K, *S)``, or 1 without one.
         """
-        timepoints = ddf.shape[1]
+        timepoints = ddf.timepoint_count
         images, valid, *mask = self.storage.collect(
             ((c, self._warp_chunk(ddf, c)) for c in self.storage.chunks(timepoints)), timepoints
         )
         if self.mask is not None and self.mask.shape[1] == 1:
-            mask = [displace(self.mask, self._upsampled(ddf, self.mask_timepoint))]
+            mask = [warp(self.mask, self._of_timepoint(ddf, self.mask_timepoint))]
         # Everything is faster without `valid`. On a GPU, the check would cost a synchronisation.
         all_valid = valid.device.type == "cpu" and bool(self.storage.sum(lambda part: (part != 1).sum(), valid) == 0)
         return images, None if all_valid else valid, mask[0] if mask else 1
 
-    def _warp_chunk(self, ddf: Tensor, chunk: slice) -> tuple[Tensor, ...]:
+    def _warp_chunk(self, ddf: DisplacementField, chunk: slice) -> tuple[Tensor, ...]:
         """Warp a chunk of timepoints as `warped` does; the mask only if it has a channel per timepoint."""
         parts = []
         for k in range(chunk.start, chunk.stop):
-            displacement = self._upsampled(ddf, k)
+            displacement = self._of_timepoint(ddf, k)
             coverage = None if self.coverage is None else self.coverage[:, k : k + 1]
-            parts.append([*displace_observed(self.images[:, k : k + 1], coverage, displacement)])
+            parts.append([*warp_observed(self.images[:, k : k + 1], coverage, displacement)])
             if self.mask is not None and self.mask.shape[1] > 1:
-                parts[-1].append(displace(self.mask[:, k : k + 1], displacement))
+                parts[-1].append(warp(self.mask[:, k : k + 1], displacement))
         return tuple(torch.cat(part, dim=1) for part in zip(*parts))
 
-    def model(self, likelihood: Likelihood, ddf: Tensor) -> Quadratic:
+    def model(self, likelihood: Likelihood, ddf: DisplacementField) -> Quadratic:
         """Expand the log likelihood near the displacements ``ddf`` ``(1, K, D, *C)``, on the lattice of z."""
         images, valid, mask = self.warped(ddf)
         value: Tensor = images.new_zeros(())
@@ -224,7 +225,7 @@ class Level:
             curvature.append(share * square)
         return torch.stack(force), torch.stack(curvature)
 
-    def without_guide_noise(self, model: Quadratic, likelihood: Likelihood, ddf: Tensor) -> Quadratic:
+    def without_guide_noise(self, model: Quadratic, likelihood: Likelihood, ddf: DisplacementField) -> Quadratic:
         """Remove the contribution of noise in the guide from the curvature of ``model``, expanded near ``ddf``.
 
         Noise adds to the guide's gradients, so that every voxel seems to be determined; more so the fewer volumes the
@@ -239,7 +240,7 @@ class Level:
         share = (1 - noise / trace).clamp(_LEAST_SIGNAL_SHARE, 1)
         return replace(model, curvature=share[:, None, None] * model.curvature)
 
-    def log_likelihoods(self, likelihood: Likelihood, fields: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def log_likelihoods(self, likelihood: Likelihood, fields: Sequence[DisplacementField]) -> tuple[Tensor, Tensor]:
         """Compare N displacement fields, ``(1, K, D, *C)`` each, where timepoints have the same weights under all.
 
         Returns:

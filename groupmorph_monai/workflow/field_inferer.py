@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ..data.storage import IN_MEMORY, Storage
 from ..space.alignment import Alignment
-from ..space.field import Field
+from ..space.field import DisplacementField, VelocityField
 from ..space.integrate import Transformation
+from ..space.lattice import Lattice
 from ..space.warping import inside_volume, warp, warp_observed
 from .affine_refinement import AffineRefinement
 from .batches import as_images
@@ -69,12 +70,12 @@ class Prediction:
         before: velocity of the passes before the last, ``(B, K, D, *C)``; None if there is only one.
     """
 
-    dvf: Field
+    dvf: VelocityField
     z_mean: Tensor
     z_log_variance: Tensor
     last: tuple[Tensor, Tensor]
     images: Tensor
-    before: Tensor | None = None
+    before: VelocityField | None = None
 
 
 class FieldInferer(Inferer):
@@ -102,20 +103,19 @@ class FieldInferer(Inferer):
     def warped(self, images: Tensor, prediction: Prediction) -> dict[str, Tensor]:
         """Return ``warped`` ``(B, K, *S)``; ``covered``, True inside the image; ``ddf`` ``(B, K, D, *S)``,
         common space to timepoint, voxels; ``dvf``, ``z_mean`` and ``z_log_variance`` of the prediction."""
-        dvf = prediction.dvf
-        ddf = dvf.with_values(self.alignment(dvf.values, self.transformation)).on_image()
+        ddf = self.alignment(prediction.dvf, self.transformation).at(1)
         return {
             "warped": warp(images, ddf),
-            "covered": inside_volume(ddf.flatten(0, 1)).unflatten(0, ddf.shape[:2]),
-            "ddf": ddf,
-            "dvf": dvf.values,
+            "covered": inside_volume(ddf),
+            "ddf": ddf.values,
+            "dvf": prediction.dvf.values,
             "z_mean": prediction.z_mean,
             "z_log_variance": prediction.z_log_variance,
         }
 
-    def inverse_ddf(self, dvf: Field) -> Tensor:
-        """Compute displacements from each timepoint to the common space, ``(B, K, D, *S)``, voxels of the images."""
-        return dvf.with_values(self.alignment.inverse(dvf.values, self.transformation)).on_image()
+    def inverse_ddf(self, dvf: VelocityField) -> DisplacementField:
+        """Compute displacements from each timepoint to the common space on every voxel of the images."""
+        return self.alignment.inverse(dvf, self.transformation).at(1)
 
     @abstractmethod
     def fields(
@@ -129,16 +129,16 @@ class FieldInferer(Inferer):
         """Register a series by `fields`, and warp its images."""
         images, coverage = as_images(inputs), unless_one(coverage, self.storage)
         fields = self.fields(images, network, *args, coverage=coverage, **kwargs)
+        lattice = Lattice(images.shape[2:], fields["step"])
         ddf, inverse_ddf = (
-            Field(values, images.shape[2:], fields["step"])
-            for values in (fields["lattice_ddf"], fields["lattice_inverse_ddf"])
+            DisplacementField(values, lattice) for values in (fields["lattice_ddf"], fields["lattice_inverse_ddf"])
         )
 
         def parts() -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
             for c in self.storage.chunks(images.shape[1]):
-                part, inverse = (field.timepoints(c).on_image() for field in (ddf, inverse_ddf))
-                observed = None if coverage is None else coverage[:, c]
-                yield c, (*warp_observed(images[:, c], observed, part), part, inverse)
+                part, inverse = (field.timepoints(c).at(1) for field in (ddf, inverse_ddf))
+                warped, weight = warp_observed(images[:, c], None if coverage is None else coverage[:, c], part)
+                yield c, (warped, weight > 0, part.values, inverse.values)
 
         names = "warped", "covered", "ddf", "inverse_ddf"
         on_image = dict(zip(names, self.storage.collect(parts(), images.shape[1])))
@@ -146,9 +146,9 @@ class FieldInferer(Inferer):
 
     def integrated(self, prediction: Prediction) -> FieldOutput:
         """Integrate a prediction to displacements in both directions."""
-        dvf, chunks = prediction.dvf.values, self.storage.chunks
+        dvf, chunks = prediction.dvf, self.storage.chunks
         (ddf,), (inverse_ddf,) = (
-            self.storage.collect(((c, (part,)) for c, part in displacements), dvf.shape[1])
+            self.storage.collect(((c, (part.values,)) for c, part in displacements), dvf.timepoint_count)
             for displacements in (
                 self.alignment.displacements(dvf, self.transformation, chunks),
                 self.alignment.inverses(dvf, self.transformation, chunks),
@@ -157,8 +157,8 @@ class FieldInferer(Inferer):
         return {
             "lattice_ddf": ddf,
             "lattice_inverse_ddf": inverse_ddf,
-            "dvf": dvf,
-            "step": prediction.dvf.step,
+            "dvf": dvf.values,
+            "step": dvf.lattice.step,
             "z_mean": prediction.z_mean,
             "z_log_variance": prediction.z_log_variance,
         }

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from itertools import chain
 from typing import Any
 
 import torch
@@ -16,10 +15,12 @@ from ..probability.likelihood import impute
 from ..probability.posterior import Posterior
 from ..space.affine import affine_velocity
 from ..space.alignment import Alignment
-from ..space.field import Field
+from ..space.field import DisplacementField, VelocityField
 from ..space.integrate import Transformation
+from ..space.lattice import Lattice
+from ..space.sampling import full_precision
 from ..space.spread import standard_deviation
-from ..space.warping import full_precision, warp
+from ..space.warping import warp
 from .affine_refinement import AffineRefinement
 from .batches import as_images
 from .evidence import Evidence, unless_one
@@ -164,8 +165,7 @@ class RegistrationInferer(FieldInferer):
             logger.warning("The network needs all scans at once, which do not fit: the refinement starts without it.")
             components = len(size) * self.transformation.pieces
             z = torch.zeros(()).expand(*images.shape[:2], components, *[-(-n // model.stride) for n in size])
-        shared = self.alignment.shared(z, self.storage.chunks)
-        dvf = Field(self.storage.map(lambda part: part - shared, z), size, model.stride)
+        dvf = self._without_shared(VelocityField(z, Lattice(size, model.stride)))
         no_variance = torch.full((), -torch.inf).expand(z.shape)
         return Prediction(dvf, z, no_variance, (z, no_variance), images)
 
@@ -183,31 +183,32 @@ class RegistrationInferer(FieldInferer):
             choose: maps the mean and log variance of a pass's posterior to z, such as the mean or a draw.
         """
         model = unwrapped(network)
-        warped, size = images, images.shape[2:]
-        before: Tensor | None = None  # no pass
+        warped, lattice = images, Lattice(images.shape[2:], model.stride)
+        before: VelocityField | None = None  # no pass
         draws, parameters = [], []
         for _ in range(self.passes.number):
             if before is not None:
-                warped = warp(images, Field(self._displacement(before), size, model.stride).on_image())
+                warped = warp(images, self.transformation(self.alignment.constrain(before)).at(1))
             parameters.append(self.passes.posterior(warped, network))
             draws.append(choose(*parameters[-1]))
-            dvf = self.alignment.constrain(self.transformation.joined(before, model.decode(draws[-1], warped)))
+            step = VelocityField(model.decode(draws[-1], warped), lattice)
+            dvf = self.alignment.constrain(self.transformation.joined(before, step))
             posterior = self.posterior.of_passes(draws, *zip(*parameters))
-            yield Prediction(Field(dvf, size, model.stride), *posterior, parameters[-1], warped, before)
+            yield Prediction(dvf, *posterior, parameters[-1], warped, before)
             before = dvf
 
     @full_precision
     def _refined(
         self,
         refinement: Refinement | AffineRefinement,
-        dvf: Field,
+        dvf: VelocityField,
         images: Tensor,
         evidence: Evidence,
         initial: Tensor | None,
         one_header: bool,
-    ) -> Field:
+    ) -> VelocityField:
         alignment = self.alignment
-        centred = dvf.with_values(alignment.centred(dvf.values))
+        centred = alignment.centred(dvf)
         shape = centred.values[:, :, : images.dim() - 2].shape
         undeformed = centred.with_values(centred.values.new_zeros(()).expand(shape))
         hypotheses = [undeformed]
@@ -216,37 +217,37 @@ class RegistrationInferer(FieldInferer):
             static = self.storage.map(
                 lambda part: -torch.cat([affine_velocity(logarithms, dvf).values for logarithms in part]), initial
             )
-            hypotheses.append(dvf.with_values(alignment.centred(alignment.constrain(static))))
+            hypotheses.append(alignment.centred(alignment.constrain(dvf.with_values(static))))
         refined = refinement(centred, images, self._displacement_of_centred, evidence, hypotheses)
-        shared = alignment.shared(refined.values, self.storage.chunks)
-        return refined.with_values(self.storage.map(lambda z: z - shared, refined.values))
+        return self._without_shared(refined)
 
-    def _refined_draws(self, refinement: Refinement, dvf: Field, images: Tensor, evidence: Evidence) -> Iterator[Field]:
-        centred = dvf.with_values(self.alignment.centred(dvf.values))
-        draws = refinement.draws(centred, images, self._displacement_of_centred, evidence, self.draws, _SEED)
-        return (draw.with_values(self.alignment.anchored(draw.values)) for draw in draws)
+    def _refined_draws(
+        self, refinement: Refinement, dvf: VelocityField, images: Tensor, evidence: Evidence
+    ) -> Iterator[VelocityField]:
+        draws = refinement.draws(
+            self.alignment.centred(dvf), images, self._displacement_of_centred, evidence, self.draws, _SEED
+        )
+        return map(self.alignment.anchored, draws)
 
-    def _displacement(self, z: Tensor) -> Tensor:
-        return self.transformation(self.alignment.constrain(z))
+    def _without_shared(self, z: VelocityField) -> VelocityField:
+        shared = self.alignment.shared(z, self.storage.chunks).values
+        return z.with_values(self.storage.map(lambda part: part - shared, z.values))
 
-    def _displacement_of_centred(self, z: Tensor) -> Tensor:
+    def _displacement_of_centred(self, z: VelocityField) -> DisplacementField:
         shared = self.alignment.shared(z, self.storage.chunks)
-        return self.storage.map(lambda part: self.transformation(part - shared), z)
+        values = self.storage.map(lambda part: self.transformation(z.with_values(part) - shared).values, z.values)
+        return DisplacementField(values, z.lattice)
 
-    def _network_draws(self, prediction: Prediction, network: nn.Module) -> Iterator[Field]:
+    def _network_draws(self, prediction: Prediction, network: nn.Module) -> Iterator[VelocityField]:
         decode = unwrapped(network).decode
         device = prediction.images.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(_SEED)
             for _ in range(self.draws):
                 drawn = decode(self.posterior.draw(*prediction.last), prediction.images)
-                joined = self.transformation.joined(prediction.before, drawn)
-                yield prediction.dvf.with_values(self.alignment.constrain(joined))
+                step = VelocityField(drawn, prediction.dvf.lattice)
+                yield self.alignment.constrain(self.transformation.joined(prediction.before, step))
 
     @full_precision
-    def _spread(self, draws: Iterable[Field]) -> Tensor:
-        draws = iter(draws)
-        first = next(draws)
-        fields = chain([first], draws)
-        std = standard_deviation(self.alignment(dvf.values, self.transformation) for dvf in fields)
-        return first.with_values(std).on_image()
+    def _spread(self, draws: Iterable[VelocityField]) -> Tensor:
+        return standard_deviation(self.alignment(dvf, self.transformation) for dvf in draws).on_image()

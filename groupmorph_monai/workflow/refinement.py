@@ -1,7 +1,7 @@
 """Refine the network's prediction of z for one series (GroupMorph, Section 6 and the dotted arrow of Fig. 2)."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -11,9 +11,9 @@ from ..data.storage import IN_MEMORY, Storage
 from ..errors import InputError
 from ..probability.likelihood import Likelihood
 from ..probability.prior import VelocityPrior
-from ..space.field import Field
+from ..space.field import DisplacementField, VelocityField
 from .conjugate_gradients import ascent, solve
-from .evidence import EVERYWHERE, Evidence, Level, Pieces, Quadratic
+from .evidence import EVERYWHERE, Displace, Evidence, Level, Pieces, Quadratic
 from .posterior_draws import posterior_draws
 from .precision import FreeLinearPrecision, LikeliestWeights, Precision
 from .schedule import Schedule, Stage
@@ -21,8 +21,6 @@ from .static_regions import StaticRegions
 from .trust_region import TrustRegion, take_step
 
 logger = logging.getLogger(__name__)
-Displace = Callable[[Tensor], Tensor]  # maps values of z to displacements on the same lattice
-DisplaceField = Callable[[Field], Tensor]  # likewise for a field
 Weights = Sequence[Tensor | float]
 
 
@@ -63,19 +61,19 @@ class Refinement:
     @torch.no_grad()
     def __call__(
         self,
-        z: Field,
+        z: VelocityField,
         images: Tensor,
         displacement: Displace,
         evidence: Evidence = EVERYWHERE,
-        hypotheses: Sequence[Field] = (),
-    ) -> Field:
+        hypotheses: Sequence[VelocityField] = (),
+    ) -> VelocityField:
         """Refine z, ``(B, K, T * D, *C)``. Its mean over K is unchanged, as the images do not determine it.
 
         Args:
             z: initial value on any lattice. The mean of its T velocities, whose flows are composed, is refined; their
                 deviations from it are kept.
             images: ``(B, K, *S)``.
-            displacement: maps values of z to displacements on the same lattice, in voxels of the lattice.
+            displacement: maps z to displacements on the same lattice.
             evidence: voxels that count.
             hypotheses: ``(B, K, D, *C)`` each; values that z may take in parts of the volume, such as that of static
                 tissue.
@@ -93,9 +91,8 @@ class Refinement:
             static = [h.with_values(h.values[n : n + 1]) for h in hypotheses] if self.static_regions else []
             shared = self._refine_shared(pieces, static, series, evidence.of_series(n), displacement)
             refined.append(pieces.combine(shared))
-        return (
-            refined[0] if len(refined) == 1 else refined[0].with_values(torch.cat([field.values for field in refined]))
-        )
+        first, *others = refined
+        return first.with_values(torch.cat([field.values for field in refined])) if others else first
 
     def _check_storage(self) -> None:
         if self.storage.scans_at_once and self.likelihood.couples_all:
@@ -105,19 +102,25 @@ class Refinement:
                 "likelihood"
             )
 
-    def _resample(self, z: Field, step: int) -> Field:
+    def _resample(self, z: VelocityField, step: int) -> VelocityField:
         """Compute ``z.at(step)``, chunk by chunk of timepoints."""
-        if step == z.step:
+        if step == z.lattice.step:
             return z
-        return Field(self.storage.map(lambda v: z.with_values(v).at(step).values, z.values), z.size, step)
+        values = self.storage.map(lambda part: z.with_values(part).at(step).values, z.values)
+        return VelocityField(values, z.lattice.at(step))
 
     def _refine_shared(
-        self, pieces: Pieces, static: Sequence[Field], images: Tensor, evidence: Evidence, displacement: Displace
-    ) -> Field:
+        self,
+        pieces: Pieces,
+        static: Sequence[VelocityField],
+        images: Tensor,
+        evidence: Evidence,
+        displacement: Displace,
+    ) -> VelocityField:
         """Refine the mean of the T velocities of one series."""
 
-        def shared_displacement(z: Field) -> Tensor:
-            return displacement(pieces.combine(z).values)
+        def shared_displacement(z: VelocityField) -> DisplacementField:
+            return displacement(pieces.combine(z))
 
         initial, stages = pieces.shared, self.schedule.stages(images.shape[2:])
         z, has_static = initial, True
@@ -140,8 +143,8 @@ class Refinement:
         return z
 
     def _most_likely(
-        self, candidates: Sequence[Field], static: Sequence[Field], level: Level, displacement: DisplaceField
-    ) -> tuple[Field, bool]:
+        self, candidates: Sequence[VelocityField], static: Sequence[VelocityField], level: Level, displacement: Displace
+    ) -> tuple[VelocityField, bool]:
         """Choose the initial z of a level: the most likely candidate, because coarse levels lead away from a good start
         if the series has no coarse structure, with the static regions of the static hypotheses.
 
@@ -159,8 +162,8 @@ class Refinement:
         return self.static_regions.fuse(candidates[best], static, values, counts, level, self.likelihood.unrelated)
 
     def _refine_level(
-        self, stage: Stage, level: Level, z: Field, precision: Precision, displacement: DisplaceField, bar: tqdm
-    ) -> tuple[Field, Weights]:
+        self, stage: Stage, level: Level, z: VelocityField, precision: Precision, displacement: Displace, bar: tqdm
+    ) -> tuple[VelocityField, Weights]:
         """Take the steps of one level.
 
         Each iteration reads three numbers at once, and otherwise never waits for the GPU, on which rejected steps and
@@ -205,13 +208,13 @@ class Refinement:
     @torch.no_grad()
     def draws(
         self,
-        z: Field,
+        z: VelocityField,
         images: Tensor,
         displacement: Displace,
         evidence: Evidence = EVERYWHERE,
         number: int = 20,
         seed: int = 0,
-    ) -> Iterator[Field]:
+    ) -> Iterator[VelocityField]:
         """Draw from a Gaussian approximation of the posterior at a refined z, see `posterior_draws`. The curvature and
         the prior's weights are estimated as in the last step that led to z.
 
@@ -227,7 +230,7 @@ class Refinement:
         Raises:
             InputError: If no voxel is covered by two timepoints and kept by the mask.
         """
-        level, pieces, ddf = Level(images, evidence, 1, z.step, self.storage), Pieces(z), displacement(z.values)
+        level, pieces, ddf = Level(images, evidence, 1, z.lattice.step, self.storage), Pieces(z), displacement(z)
         model = level.model(self.likelihood, ddf)
         if model.voxels == 0:
             raise InputError(
@@ -240,12 +243,12 @@ class Refinement:
         for deviation in posterior_draws(model, determined, precision, factor, number, seed):
             yield pieces.combine(pieces.shared.with_values(pieces.shared.values + deviation))
 
-    def _precision(self, pieces: Pieces, z: Field, weights: Weights | None = None) -> Precision:
+    def _precision(self, pieces: Pieces, z: VelocityField, weights: Weights | None = None) -> Precision:
         """Compute the prior's precision of the shared velocity, which is the sum over the T velocities."""
-        terms = [pieces.count * t.to(z.values) for t in self.prior.terms(z.values.shape[3:], z.step)]
+        terms = [pieces.count * t.to(z.values) for t in self.prior.terms(z.lattice.shape, z.lattice.step)]
         kind = FreeLinearPrecision if self.prior.linear_is_free else Precision
         return kind(terms, weights or [1.0] * len(terms))
 
-    def _adapted(self, precision: Precision, z: Field, model: Quadratic) -> Precision:
+    def _adapted(self, precision: Precision, z: VelocityField, model: Quadratic) -> Precision:
         """Re-estimate the weights of the prior's terms at z on the finest lattice, for both steps and draws."""
         return self.prior_weights(precision, z.values[0], model) if self.prior_weights else precision

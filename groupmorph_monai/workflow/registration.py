@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..data.storage import IN_MEMORY, Storage
-from ..space.field import Field, as_field
-from ..space.grid import Grid
+from ..space.field import DisplacementField
+from ..space.lattice import Lattice
 from ..space.transforms import AffineTransform, ComposedTransform, DenseTransform
 
 
 def timepoint_transforms(
-    ddf: Tensor | Field,
-    inverse_ddf: Tensor | Field,
+    ddf: DisplacementField,
+    inverse_ddf: DisplacementField,
     affine: Tensor,
     initial: Tensor | None = None,
     storage: Storage = IN_MEMORY,
@@ -26,7 +26,7 @@ def timepoint_transforms(
 
     Args:
         ddf, inverse_ddf: displacements from the common space to each timepoint after its initial alignment, and back,
-            ``(K, 3, *S)``, voxels; or on a lattice, ``(1, K, 3, *C)``.
+            ``(1, K, 3, *C)``.
         affine: affine of the images' grid, voxels to RAS mm, ``(4, 4)``.
         initial: affine transforms from each aligned timepoint to its file's coordinates, RAS mm, ``(K, 4, 4)``; None is
             the identity.
@@ -35,31 +35,30 @@ def timepoint_transforms(
     Returns:
         K transforms from the common space to each timepoint, RAS mm.
     """
-    fields = [as_field(field) for field in (ddf, inverse_ddf)]
-    displacements, inverses = (storage.map(partial(_covering, field), field.values)[0] for field in fields)
-    steps = torch.tensor([*[fields[0].step] * 3, 1], dtype=torch.float64)
-    grid = Grid(displacements.shape[2:], torch.as_tensor(affine).double().cpu() * steps)
+    displacements, inverses = (storage.map(partial(_covering, field), field.values)[0] for field in (ddf, inverse_ddf))
+    grid = ddf.lattice.covering().grid(affine)
     dense = [DenseTransform(u, w, grid) for u, w in zip(displacements, inverses)]
     affines = [] if initial is None else [AffineTransform(matrix) for matrix in torch.as_tensor(initial)]
     return [ComposedTransform(*chain) for chain in (zip(dense, affines) if affines else zip(dense))]
 
 
-def _covering(field: Field, values: Tensor) -> Tensor:
-    """Pad values ``(1, K, 3, *C)`` on the field's lattice by one voxel where the last voxel of the image is not on it,
-    on the CPU."""
-    padding = [p for n in reversed(field.size) for p in (0, (n - 1) % field.step > 0)]
+def _covering(field: DisplacementField, values: Tensor) -> Tensor:
+    """Pad values ``(1, K, 3, *C)`` on the field's lattice to `Lattice.covering`, on the CPU."""
+    shapes = zip(reversed(field.lattice.covering().shape), reversed(field.lattice.shape))
+    padding = [p for covering, n in shapes for p in (0, covering - n)]
     return pad(values.detach().cpu()[0], padding, mode="replicate")[None]
 
 
-def lattice_fields(registration: Mapping[str, Any], size: Sequence[int]) -> tuple[Field, Field]:
+def lattice_fields(registration: Mapping[str, Any], size: Sequence[int]) -> tuple[DisplacementField, DisplacementField]:
     """Return the displacements ``(1, K, D, *C)`` from the common space to the timepoints of one series, and back.
 
     Args:
         registration: output of an inferer, without batch axis.
         size: size of the images, in voxels.
     """
+    lattice = Lattice(tuple(size), registration["step"])
     ddf, inverse_ddf = (registration[name][None] for name in ("lattice_ddf", "lattice_inverse_ddf"))
-    return Field(ddf, size, registration["step"]), Field(inverse_ddf, size, registration["step"])
+    return DisplacementField(ddf, lattice), DisplacementField(inverse_ddf, lattice)
 
 
 class ComposeTransformsd(Transform):

@@ -10,7 +10,7 @@ import torch
 from scipy.ndimage import label
 from torch import Tensor
 
-from ..space.field import Field
+from ..space.field import VelocityField
 from ..space.filters import gaussian_filter
 from .evidence import Level
 from .precision import INDEPENDENT_SHARE
@@ -43,13 +43,13 @@ class StaticRegions:
 
     def fuse(
         self,
-        z: Field,
-        hypotheses: Sequence[Field],
+        z: VelocityField,
+        hypotheses: Sequence[VelocityField],
         values: Tensor,
         counts: Tensor,
         level: Level,
         unrelated: float = -math.inf,
-    ) -> tuple[Field, bool]:
+    ) -> tuple[VelocityField, bool]:
         """Take each region from z or from one of N hypotheses on the same lattice.
 
         Args:
@@ -64,13 +64,14 @@ class StaticRegions:
         Returns:
             z, and whether any region is static.
         """
-        lattice, has_static = (slice(None), slice(None), *[slice(None, None, level.stride)] * len(z.size)), False
+        dimensions, has_static = len(z.lattice.size), False
+        lattice = (slice(None), slice(None), *[slice(None, None, level.stride)] * dimensions)
         highest, *rest = self._neighbourhood_mean(values, counts)[lattice].split(1, dim=1)
         for hypothesis, value in zip(hypotheses, rest):
             gain = value - highest.clamp_min(unrelated)
             is_static = (gain > self.nats).to(value)
             if not math.isinf(unrelated):
-                weight = z.values.shape[1] * level.stride ** len(z.size) * counts[lattice]
+                weight = z.timepoint_count * level.stride**dimensions * counts[lattice]
                 is_static *= self._in_evident_region(is_static, weight * gain)
             is_tissue = torch.maximum(value, highest) - unrelated > self.nats
             slides = is_tissue & (_distance_voxels(z, hypothesis, level) > _SLIDING_VOXELS)
@@ -107,8 +108,8 @@ class StaticRegions:
         return mean
 
 
-def _distance_voxels(z: Field, hypothesis: Field, level: Level) -> Tensor:
+def _distance_voxels(z: VelocityField, hypothesis: VelocityField, level: Level) -> Tensor:
     """Compute the greatest distance over K between two fields, in voxels of the images, ``(1, 1, *C)``."""
-    chunks = level.storage.chunks(z.values.shape[1])
+    chunks = level.storage.chunks(z.timepoint_count)
     differences = (hypothesis.values[:, c] - z.values[:, c] for c in chunks)
-    return z.step * reduce(torch.maximum, (part.norm(dim=2).amax(dim=1, keepdim=True) for part in differences))
+    return z.lattice.step * reduce(torch.maximum, (part.norm(dim=2).amax(dim=1, keepdim=True) for part in differences))

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..probability.likelihood import mean_of_valid
 from ..space.alignment import Alignment
+from ..space.field import DisplacementField
 from ..space.warping import compose, warp_observed
 from .batches import as_images
 from .field_inferer import Prediction
 from .inferers import RegistrationInferer
 
 Terms = dict[str, Tensor]
-Deferred = Callable[[], Tensor]
+Deferred = Callable[[], DisplacementField]
 Steps = list[dict[str, Tensor]]  # outputs of a registration after each pass
 
 
@@ -36,8 +37,8 @@ class Comparison(ABC):
         Args:
             images: registered batch, ``(B, K, *S)``.
             registration: output of `RegistrationInferer.warped`.
-            inverse_ddf: function that computes the displacements from each timepoint to the common space,
-                ``(B, K, D, *S)``, voxels.
+            inverse_ddf: function that computes the displacements from each timepoint to the common space, on every
+                voxel.
 
         Returns:
             Tensors by name.
@@ -48,7 +49,7 @@ class InverseFields(Comparison):
     """Add ``inverse_ddf`` ``(B, K, D, *S)``, for a loss on surfaces."""
 
     def __call__(self, images: Tensor, registration: Mapping[str, Tensor], inverse_ddf: Deferred) -> Terms:
-        return {"inverse_ddf": inverse_ddf()}
+        return {"inverse_ddf": inverse_ddf().values}
 
 
 class BackwardComparison(Comparison):
@@ -59,7 +60,8 @@ class BackwardComparison(Comparison):
     def __call__(self, images: Tensor, registration: Mapping[str, Tensor], inverse_ddf: Deferred) -> Terms:
         warped, covered = registration["warped"], registration["covered"]
         mean, observed = mean_of_valid(warped, covered), covered.any(dim=1, keepdim=True)
-        warped_mean, valid = warp_observed(mean.expand_as(images), observed.expand_as(images), inverse_ddf())
+        warped_mean, weight = warp_observed(mean.expand_as(images), observed.expand_as(images), inverse_ddf())
+        valid = weight > 0
         pairs = {"backward_pairs": (images, warped_mean), "backward_covered": (torch.ones_like(valid), valid)}
         return {name: torch.stack(pair, dim=2).flatten(0, 1) for name, pair in pairs.items()}
 
@@ -90,8 +92,8 @@ class ExchangedPairs(Comparison):
         return torch.cat([images, images.flip(1)])
 
     def __call__(self, images: Tensor, registration: Mapping[str, Tensor], inverse_ddf: Deferred) -> Terms:
-        forward, backward = registration["ddf"][:, 1:].chunk(2)
-        return {"round_trip_ddf": compose(forward, backward)[:, 0]}
+        forward, backward = map(DisplacementField.on_voxels, registration["ddf"][:, 1:].chunk(2))
+        return {"round_trip_ddf": compose(forward, backward).values[:, 0]}
 
 
 class TrainingInferer(Inferer):

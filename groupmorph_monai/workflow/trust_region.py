@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ..data.storage import Storage
 from ..space.cosine_transform import CosineTransform
-from ..space.field import Field
+from ..space.field import VelocityField
 from .evidence import Quadratic
 from .precision import Precision
 
@@ -26,11 +26,11 @@ class TrustRegion:
         z: initial z of the level.
     """
 
-    def __init__(self, z: Field):
+    def __init__(self, z: VelocityField):
         self.z, self.damping = z, z.values.new_zeros(())
         self._model: Quadratic | None = None
 
-    def accept(self, z: Field, model: Quadratic, precision: Precision) -> Quadratic:
+    def accept(self, z: VelocityField, model: Quadratic, precision: Precision) -> Quadratic:
         """Accept z, or keep the previous z and take shorter steps if the bound fell.
 
         Args:
@@ -50,7 +50,7 @@ class TrustRegion:
         return model
 
 
-def take_step(z: Field, dz: Tensor, storage: Storage) -> tuple[Field, Tensor]:
+def take_step(z: VelocityField, dz: Tensor, storage: Storage) -> tuple[VelocityField, Tensor]:
     """Add the over-relaxed step ``(K, D, *S)`` to z.
 
     Only the mean length is limited. Single steps may be longer, as in air, where the images show nothing and a long
@@ -62,7 +62,7 @@ def take_step(z: Field, dz: Tensor, storage: Storage) -> tuple[Field, Tensor]:
     total = storage.sum(lambda part: part.square().sum(dim=1).sqrt().sum(), dz, dim=0)
     mean = total / (dz.numel() / dz.shape[1])
     factor = _OVERRELAXATION / (_OVERRELAXATION * mean / _LONGEST_VOXELS).clamp_min(1)
-    return z.with_values(storage.map(lambda v, d: v + factor * d, z.values, dz[None])), z.step * mean * factor
+    return z.with_values(storage.map(lambda v, d: v + factor * d, z.values, dz[None])), z.lattice.step * mean * factor
 
 
 def _bound_fell(model: Quadratic, z: Tensor, old_model: Quadratic, old_z: Tensor, precision: Precision) -> Tensor:

@@ -8,7 +8,7 @@ from monai.bundle import ConfigParser
 
 from groupmorph_monai.apps.configs import config_files
 from groupmorph_monai.probability import UnitGaussian
-from groupmorph_monai.space import MultiGaussian
+from groupmorph_monai.space import MultiGaussian, VelocityField
 
 LATTICE = (4, 3, 5)  # of z, on every second voxel
 SIZE = tuple(2 * n for n in LATTICE)
@@ -48,7 +48,7 @@ def test_one_velocity_moves_a_pair_of_voxelmorph_diff():
     alignment, flow = (parser_of("models/voxelmorph_diff").get_parsed_content(k) for k in ("alignment", "flow"))
     z = torch.zeros(1, 2, 3, 12, 12, 12)
     z[:, 0, 0], z[:, 1, 1] = 5.0, 1.5  # the prediction for the fixed scan has no effect
-    ddf = alignment(z, flow)
+    ddf = alignment(VelocityField.on_voxels(z), flow).values
     assert not ddf[:, 0].any()
     expected = torch.tensor([0.0, 1.5, 0.0]).view(3, 1, 1, 1)
     torch.testing.assert_close(ddf[0, 1], expected.expand(3, 12, 12, 12), atol=1e-5, rtol=0)

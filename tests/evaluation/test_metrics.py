@@ -8,10 +8,12 @@ from monai.data import MetaTensor
 
 from groupmorph_monai.data.phantoms.phantom import make_phantom
 from groupmorph_monai.evaluation import metrics
-from groupmorph_monai.space.field import Field, as_field
-from groupmorph_monai.space.integrate import Displacement, ScalingAndSquaring
+from groupmorph_monai.space.field import DisplacementField, VelocityField
+from groupmorph_monai.space.integrate import ScalingAndSquaring
+from groupmorph_monai.space.lattice import Lattice
+from groupmorph_monai.space.sampling import voxel_grid
 from groupmorph_monai.space.transforms import ComposedTransform, jacobian_determinant
-from groupmorph_monai.space.warping import upsample_field, voxel_grid, warp
+from groupmorph_monai.space.warping import invert, warp
 from groupmorph_monai.workflow.registration import timepoint_transforms
 
 SIZE = (9, 8, 7)
@@ -36,6 +38,11 @@ def in_mm(voxels: torch.Tensor) -> torch.Tensor:
 def random_matrices(number: int, strength: float) -> torch.Tensor:
     noise = torch.randn(number, 3, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     return torch.eye(3, dtype=torch.float64) + strength * noise
+
+
+def on_voxels(ddf):
+    """Make the field of displacements ``(K, 3, *S)`` on every voxel."""
+    return DisplacementField.on_voxels(ddf[None])
 
 
 def random_images(*shape: int) -> torch.Tensor:
@@ -94,15 +101,15 @@ def test_a_reflection_folds_everything_and_a_shear_nothing():
     reflection = linear_ddf(torch.diag(torch.tensor([1.0, -1.0, 1.0])))
     shear = linear_ddf(torch.tensor([[1.0, 0.9, 0.4], [0.0, 1.0, -2.0], [0.0, 0.0, 1.0]]))
     for measure in (metrics.folding_percent, metrics.non_diffeomorphic_volume_percent):
-        assert measure(reflection[None]) == pytest.approx(100, rel=1e-6)
-        assert measure(shear[None]) == 0
-        assert measure(torch.stack([reflection, shear])) == pytest.approx(50, rel=1e-6)
+        assert measure(on_voxels(reflection[None])) == pytest.approx(100, rel=1e-6)
+        assert measure(on_voxels(shear[None])) == 0
+        assert measure(on_voxels(torch.stack([reflection, shear]))) == pytest.approx(50, rel=1e-6)
 
 
 def test_steps_of_a_third_of_a_voxel_fold_where_all_components_take_them_together():
     """``det(I - a 1 1^T) = 1 - 3 a`` is 0 at a = 1/3, although no single difference is large."""
     for slope, expected in ((0.34, 100), (0.32, 0)):
-        ddf = linear_ddf(torch.eye(3, dtype=torch.float64) - slope)[None]
+        ddf = on_voxels(linear_ddf(torch.eye(3, dtype=torch.float64) - slope)[None])
         assert metrics.folding_percent(ddf) == pytest.approx(expected)
         # The inverted volume is 3 a - 1 times the original one.
         volume = metrics.non_diffeomorphic_volume_percent(ddf)
@@ -117,9 +124,11 @@ def test_a_voxel_pushed_past_its_neighbour_escapes_central_differences_only(axis
     # Central differences give 1 - 0.75 at the neighbour. Of the ten tetrahedra in each of the four cells around the
     # edge
     # between them, two have that edge as a leg and become 1 - 1.5; the middle one becomes 2 - 1.5.
-    assert metrics.folding_percent(ddf) == 0
+    assert metrics.folding_percent(on_voxels(ddf)) == 0
     folded = 0.5 * (4 * 2 * 0.5) / 6
-    assert metrics.non_diffeomorphic_volume_percent(ddf) == pytest.approx(100 * folded / (8 * 7 * 6), rel=1e-6)
+    assert metrics.non_diffeomorphic_volume_percent(on_voxels(ddf)) == pytest.approx(
+        100 * folded / (8 * 7 * 6), rel=1e-6
+    )
 
 
 def test_non_diffeomorphic_volume_equals_a_loop_over_cells_and_tetrahedra(monkeypatch):
@@ -141,13 +150,13 @@ def test_non_diffeomorphic_volume_equals_a_loop_over_cells_and_tetrahedra(monkey
     assert expected > 1
     for slab_voxels in (1, 30, 2**18):
         monkeypatch.setattr(metrics, "_MOST_CELLS", slab_voxels)
-        assert metrics.non_diffeomorphic_volume_percent(ddf) == pytest.approx(expected, rel=1e-10)
+        assert metrics.non_diffeomorphic_volume_percent(on_voxels(ddf)) == pytest.approx(expected, rel=1e-10)
 
 
 def test_landmarks_of_linear_motion_meet_exactly_in_oblique_anisotropic_millimetres():
     matrices = random_matrices(4, 0.08)
-    ddf = torch.stack([linear_ddf(m) for m in matrices])
-    inverse_ddf = torch.stack([linear_ddf(torch.linalg.inv(m)) for m in matrices])
+    ddf = on_voxels(torch.stack([linear_ddf(m) for m in matrices]))
+    inverse_ddf = on_voxels(torch.stack([linear_ddf(torch.linalg.inv(m)) for m in matrices]))
     centre = (torch.tensor(SIZE, dtype=torch.float64) - 1) / 2
     common = 3 * random_images(20, 3) - 1.5
     landmarks = in_mm(centre + torch.einsum("kij,pj->kpi", matrices, common))
@@ -168,7 +177,7 @@ def test_landmarks_beyond_the_working_grid_follow_the_affine_map_exactly():
     initial = torch.eye(4, dtype=torch.float64).repeat(3, 1, 1)
     initial[:, :3, :3] = random_matrices(3, 0.1)
     initial[:, :3, 3] = torch.tensor([[0.0, 0, 0], [30, -10, 5], [-20, 15, 40]])
-    zero = torch.zeros(3, 3, *SIZE, dtype=torch.float64)
+    zero = on_voxels(torch.zeros(3, 3, *SIZE, dtype=torch.float64))
     common = 200 * (random_images(10, 3) - 0.5)
     landmarks = torch.einsum("kij,pj->kpi", initial[:, :3, :3], common) + initial[:, None, :3, 3]
     distances = metrics.landmark_distances_mm(landmarks, timepoint_transforms(zero, zero, AFFINE, initial))
@@ -185,7 +194,7 @@ def test_a_missed_translation_is_its_length_and_the_pairs_are_ordered():
     landmarks = in_mm(landmarks)
     ddf = torch.zeros(3, 3, *SIZE, dtype=torch.float64)
     ddf[2] += shift.view(3, 1, 1, 1)  # the correct motion, but of the wrong timepoint
-    distances = metrics.landmark_distances_mm(landmarks, timepoint_transforms(ddf, -ddf, AFFINE))
+    distances = metrics.landmark_distances_mm(landmarks, timepoint_transforms(on_voxels(ddf), on_voxels(-ddf), AFFINE))
     length = (AFFINE[:3, :3] @ shift).norm()
     # Pairs 01, 02, 10, 12, 20, 21.
     expected = length * torch.tensor([1, 1, 1, 2, 1, 2], dtype=torch.float64)
@@ -194,7 +203,8 @@ def test_a_missed_translation_is_its_length_and_the_pairs_are_ordered():
 
 def test_contracting_the_common_space_improves_no_landmark():
     landmarks = in_mm(4 + random_images(3, 6, 3) * 0.5)
-    large, small = (linear_ddf(f * torch.eye(3, dtype=torch.float64)).expand(3, 3, *SIZE) for f in (4.0, 0.25))
+    scaled = (linear_ddf(f * torch.eye(3, dtype=torch.float64)).expand(3, 3, *SIZE) for f in (4.0, 0.25))
+    large, small = map(on_voxels, scaled)
     contracted = metrics.landmark_distances_mm(landmarks, timepoint_transforms(large, small, AFFINE))
     unregistered = metrics.landmark_distances_mm(landmarks, [ComposedTransform()] * 3)
     torch.testing.assert_close(contracted, unregistered)
@@ -202,10 +212,10 @@ def test_contracting_the_common_space_improves_no_landmark():
 
 def test_the_phantoms_own_motion_brings_its_landmarks_together():
     phantom = make_phantom(3, (32, 28, 24), timepoints=3, spacing_mm=(1, 1.5, 2), max_motion_voxels=3, landmarks=60)
-    inverse_ddf = phantom["motion"]
-    ddf = Displacement(40).inverse(inverse_ddf[None])[0]
+    inverse_ddf = on_voxels(phantom["motion"])
+    ddf = invert(inverse_ddf, iterations=40)
     image = phantom["image"]
-    measured = metrics.similarity(image, warp(image[None], ddf[None])[0])
+    measured = metrics.similarity(image, warp(image[None], ddf)[0])
     landmarks = phantom["landmarks"] @ phantom["affine"][:3, :3].T.to(phantom["landmarks"])
     transforms = timepoint_transforms(ddf, inverse_ddf, phantom["affine"])
     measured |= metrics.accuracy(ddf, inverse_ddf, phantom["affine"], transforms, landmarks)
@@ -214,7 +224,7 @@ def test_the_phantoms_own_motion_brings_its_landmarks_together():
     assert measured["inverse_consistency_mm"] < 0.05
     assert measured["non_diffeomorphic_volume_percent"] == measured["folding_percent"] == 0
     assert measured["rmse_after"] < measured["rmse_before"] and measured["nmi_after"] > measured["nmi_before"]
-    lengths = (ddf * torch.tensor([1, 1.5, 2]).view(3, 1, 1, 1)).norm(dim=1)
+    lengths = (ddf.values[0] * torch.tensor([1, 1.5, 2]).view(3, 1, 1, 1)).norm(dim=1)
     assert measured["displacement_mean_mm"] == pytest.approx(lengths.mean().item(), rel=1e-5)
     assert measured["displacement_max_mm"] == pytest.approx(lengths.max().item(), rel=1e-5)
     assert all(type(value) is float for value in measured.values())
@@ -225,8 +235,9 @@ def test_monais_tensors_give_the_same_numbers():
     landmarks, covered = in_mm(random_images(2, 5, 3) * 5), random_images(*SIZE) > 0.3
     wrapped = [MetaTensor(x) for x in (before, after, ddf, -ddf)]
     assert metrics.similarity(*wrapped[:2], MetaTensor(covered)) == metrics.similarity(before, after, covered)
-    theirs = metrics.accuracy(*wrapped[2:], AFFINE, timepoint_transforms(*wrapped[2:], AFFINE), MetaTensor(landmarks))
-    assert theirs == metrics.accuracy(ddf, -ddf, AFFINE, timepoint_transforms(ddf, -ddf, AFFINE), landmarks)
+    theirs, ours = ([on_voxels(u) for u in pair] for pair in (wrapped[2:], (ddf, -ddf)))
+    measured = metrics.accuracy(*theirs, AFFINE, timepoint_transforms(*theirs, AFFINE), MetaTensor(landmarks))
+    assert measured == metrics.accuracy(*ours, AFFINE, timepoint_transforms(*ours, AFFINE), landmarks)
 
 
 def test_only_what_every_scan_has_seen_is_compared():
@@ -260,7 +271,8 @@ def test_the_displacement_is_that_of_the_whole_map_and_folds_are_those_of_the_de
     initial[1, :3, :3] *= 1.5
     initial[1, :3, 3] = torch.tensor([3.0, -4.0, 12.0])
     ddf = torch.zeros(2, 3, *SIZE, dtype=torch.float64)
-    measured = metrics.accuracy(ddf, ddf, AFFINE, timepoint_transforms(ddf, ddf, AFFINE, initial))
+    field = on_voxels(ddf)
+    measured = metrics.accuracy(field, field, AFFINE, timepoint_transforms(field, field, AFFINE, initial))
     places = in_mm(voxel_grid(SIZE, ddf)[:, ::every, ::every, ::every].flatten(1).T)
     lengths = (0.5 * places + initial[1, :3, 3]).norm(dim=1)
     assert measured["displacement_max_mm"] == pytest.approx(lengths.max().item())
@@ -275,9 +287,11 @@ def test_the_displacement_is_that_of_the_whole_map_and_folds_are_those_of_the_de
 
 def test_exponentials_of_opposite_velocities_undo_one_another():
     grid = voxel_grid((24, 24, 24), torch.empty(0, dtype=torch.float64))
-    v = torch.stack([torch.sin(grid[(d + 1) % 3] / 23 * math.pi) for d in range(3)])[None, None]
+    v = VelocityField.on_voxels(
+        torch.stack([torch.sin(grid[(d + 1) % 3] / 23 * math.pi) for d in range(3)])[None, None]
+    )
     exp = ScalingAndSquaring(7)
-    ddf, inverse_ddf = exp(v)[0], exp(-v)[0]
+    ddf, inverse_ddf = exp(v), exp(-v)
     eye = torch.eye(4)
     assert metrics.inverse_consistency_mm(ddf, inverse_ddf, eye) < 5e-3
     assert metrics.inverse_consistency_mm(ddf, -ddf, eye) > 0.05
@@ -285,21 +299,22 @@ def test_exponentials_of_opposite_velocities_undo_one_another():
 
 def test_inverse_consistency_of_translations_counts_only_what_stays_inside():
     shift = torch.tensor([2.0, 0.0, -1.0], dtype=torch.float64)
-    ddf = shift.view(1, 3, 1, 1, 1).expand(1, 3, *SIZE)
+    ddf = on_voxels(shift.view(1, 3, 1, 1, 1).expand(1, 3, *SIZE))
     length = (AFFINE[:3, :3] @ shift).norm().item()
-    assert metrics.inverse_consistency_mm(ddf, torch.zeros_like(ddf), AFFINE) == pytest.approx(length)
+    assert metrics.inverse_consistency_mm(ddf, ddf - ddf, AFFINE) == pytest.approx(length)
     assert metrics.inverse_consistency_mm(ddf, -ddf, AFFINE) == pytest.approx(0, abs=1e-12)
-    broken = -ddf.clone()
-    broken[:, :, 3:6, :, 2:4] = 0  # 3 x 8 x 2 of the 7 x 8 x 6 places where voxels arrive
+    broken = -ddf
+    broken.values[..., 3:6, :, 2:4] = 0  # 3 x 8 x 2 of the 7 x 8 x 6 places where voxels arrive
     assert metrics.inverse_consistency_mm(ddf, broken, AFFINE) == pytest.approx(length * 6 / 42)
-    assert math.isnan(metrics.inverse_consistency_mm(100 + ddf, -ddf, AFFINE))
+    assert math.isnan(metrics.inverse_consistency_mm(ddf.with_values(100 + ddf.values), -ddf, AFFINE))
 
 
 def test_inverses_lie_on_the_grid_of_their_fields():
     """Lattices of equal shape may belong to different grids, and lattices of one grid may differ in shape."""
     nodes = 0.2 * random_images(1, 2, 3, 3, 3, 3)
-    field, inverse = Field(nodes, (12, 11, 10), 4), Field(-nodes, (12, 11, 10), 4)
-    for other in (Field(-nodes, (12, 11, 9), 4), Field(-nodes[:, :1], (12, 11, 10), 4)):
+    field = DisplacementField(nodes, Lattice((12, 11, 10), 4))
+    inverse = -field
+    for other in (DisplacementField(-nodes, Lattice((12, 11, 9), 4)), inverse.timepoints(slice(0, 1))):
         with pytest.raises(ValueError, match="inverse_ddf"):
             metrics.inverse_consistency_mm(field, other, AFFINE)
     error = metrics.inverse_consistency_mm(field, inverse, AFFINE)
@@ -309,7 +324,7 @@ def test_inverses_lie_on_the_grid_of_their_fields():
 def test_a_thinned_grid_holds_the_voxels_that_it_stands_for(monkeypatch):
     """A linear map and its inverse cancel at every voxel, but only at corresponding points."""
     matrix = 0.8 * torch.linalg.matrix_exp(torch.tensor([[0, 0.1, 0], [-0.1, 0, 0.05], [0, -0.05, 0]]).double())
-    fields = linear_ddf(matrix)[None], linear_ddf(torch.linalg.inv(matrix))[None]
+    fields = [on_voxels(linear_ddf(m)[None]) for m in (matrix, torch.linalg.inv(matrix))]
     for most in (2**20, 60, 20):
         monkeypatch.setattr(metrics, "_MEAN_VOXELS", most)
         assert metrics.inverse_consistency_mm(*fields, AFFINE) < 1e-9
@@ -327,38 +342,40 @@ def test_the_distance_of_two_labels_is_that_of_their_places_in_mm():
             assert measured["surface_distance_mm"] == pytest.approx(length, rel=1e-6) and measured["dice"] == 0
 
 
-@pytest.mark.parametrize("shape", [(2, 2, 8, 8), (1, 2, 3, 5, 5, 5), (2, 3, 5, 5, 1), (2, 2, 5, 5, 5)])
-def test_fields_that_are_not_3d_are_refused_by_name(shape):
+@pytest.mark.parametrize("shape", [(1, 2, 2, 8, 8), (2, 2, 3, 5, 5, 5), (1, 2, 3, 5, 5, 1), (1, 2, 2, 5, 5, 5)])
+def test_fields_that_are_not_those_of_one_3d_series_are_refused_by_name(shape):
     with pytest.raises(ValueError, match="ddf"):
-        metrics.non_diffeomorphic_volume_percent(torch.zeros(shape))
+        metrics.non_diffeomorphic_volume_percent(DisplacementField.on_voxels(torch.zeros(shape)))
 
 
 def test_passing_over_smooth_cells_misses_no_fold(monkeypatch):
     ddf = 0.09 * (2 * random_images(2, 3, 12, 11, 10) - 1)
     for voxel in product((0, 5, 11), (0, 5, 10), (0, 4, 9)):  # one fold per axis, sign and border
         ddf[(0, sum(voxel) % 3, *voxel)] += 2.5 * (-1) ** sum(voxel)
-    steep = [metrics._steep_cells(as_field(u[None])) for u in ddf]
+    field = on_voxels(ddf)
+    steep = [metrics._steep_cells(on_voxels(u[None])) for u in ddf]
     assert 0.05 < float(steep[0].double().mean()) < 0.3 and not steep[1].any()
-    folds, volume = metrics.folding_percent(ddf), metrics.non_diffeomorphic_volume_percent(ddf)
+    folds, volume = metrics.folding_percent(field), metrics.non_diffeomorphic_volume_percent(field)
     assert folds == pytest.approx(100 * float((jacobian_determinant(ddf) <= 0).double().mean()), rel=1e-12)
     assert folds > 0.5
     every_cell = torch.ones([n - 1 for n in ddf.shape[2:]], dtype=torch.bool)
     monkeypatch.setattr(metrics, "_steep_cells", lambda u: every_cell)
-    assert metrics.non_diffeomorphic_volume_percent(ddf) == pytest.approx(volume, rel=1e-12)
+    assert metrics.non_diffeomorphic_volume_percent(field) == pytest.approx(volume, rel=1e-12)
     assert volume > 0.1
 
 
 @pytest.mark.parametrize("size", [(12, 11, 10), (13, 9, 3)])  # with 0 to 3 voxels beyond the last node
 def test_folds_and_inverses_of_fields_on_a_lattice_are_those_of_their_voxels(size):
-    nodes = 6 * random_images(1, 2, 3, *[-(-n // 4) for n in size])
-    ddf = upsample_field(nodes, 4, size)[0]
+    lattice = Lattice(size, 4)
+    nodes = 6 * random_images(1, 2, 3, *lattice.shape)
+    field = DisplacementField(nodes, lattice)
     for measure in (metrics.folding_percent, metrics.non_diffeomorphic_volume_percent):
-        assert measure(Field(nodes, size, 4)) == pytest.approx(measure(ddf), rel=1e-12) and measure(ddf) > 1
-    pair = nodes / 20, nodes.flip(1) / -40
-    on_lattice = metrics.inverse_consistency_mm(*(Field(u, size, 4) for u in pair), AFFINE)
-    on_voxels = metrics.inverse_consistency_mm(*(upsample_field(u, 4, size)[0] for u in pair), AFFINE)
-    assert on_lattice == pytest.approx(on_voxels, rel=1e-9) and on_voxels > 0.1
+        assert measure(field) == pytest.approx(measure(field.at(1)), rel=1e-12) and measure(field) > 1
+    pair = [DisplacementField(values, lattice) for values in (nodes / 20, nodes.flip(1) / -40)]
+    of_lattice = metrics.inverse_consistency_mm(*pair, AFFINE)
+    of_voxels = metrics.inverse_consistency_mm(*(u.at(1) for u in pair), AFFINE)
+    assert of_lattice == pytest.approx(of_voxels, rel=1e-9) and of_voxels > 0.1
     nodes[..., 1, :, :], nodes[..., 2:, :, :] = 0, 0  # most of the volume is smooth
-    field = Field(nodes[:, :1], size, 4)
+    field = DisplacementField(nodes[:, :1], lattice)
     steep, finer = metrics._steep_cells(field), metrics._steep_cells(field.at(1))
     assert (steep >= finer).all() and 0 < steep.sum() < steep.numel()

@@ -7,8 +7,7 @@ from groupmorph_monai.apps.configs import config_files
 from groupmorph_monai.data import RandTimepointsd
 from groupmorph_monai.networks import GroupVAE
 from groupmorph_monai.probability import split_parameters
-from groupmorph_monai.space import MidpointSquaring, ReferenceAlignment
-from groupmorph_monai.space.field import Field
+from groupmorph_monai.space import Lattice, MidpointSquaring, ReferenceAlignment, VelocityField
 from groupmorph_monai.space.warping import warp
 from groupmorph_monai.workflow.parsed_config import parsed_config
 from groupmorph_monai.workflow.weights import load_weights
@@ -16,8 +15,8 @@ from groupmorph_monai.workflow.weights import load_weights
 
 def pair_of(images, velocity):
     """Make images that the velocity aligns."""
-    moved = Field(ReferenceAlignment(0)(velocity[None], MidpointSquaring(3)), images.shape[1:], 2).on_image()
-    return warp(images[None], moved)[0]
+    dvf = VelocityField(velocity[None], Lattice(images.shape[1:], 2))
+    return warp(images[None], ReferenceAlignment(0)(dvf, MidpointSquaring(3)).at(1))[0]
 
 
 def test_refined_velocities_align_the_series_and_are_kept(tmp_path):
@@ -57,7 +56,8 @@ def test_flipped_patches_show_the_same_motion(tmp_path):
     velocity = 0.6 * torch.nn.functional.interpolate(coarse.flatten(0, 1)[None], size=(16, 16, 16), mode="trilinear")
     velocity = velocity.view(2, 3, 16, 16, 16)
     texture = torch.nn.functional.interpolate(torch.rand(1, 1, 12, 12, 12), size=(32, 32, 32), mode="trilinear")[0, 0]
-    inverse = Field(ReferenceAlignment(0).inverse(velocity[None], MidpointSquaring(3)), (32, 32, 32), 2).on_image()
+    dvf = VelocityField(velocity[None], Lattice((32, 32, 32), 2))
+    inverse = ReferenceAlignment(0).inverse(dvf, MidpointSquaring(3)).at(1)
     images = warp(texture.expand(1, 2, -1, -1, -1), inverse)[0]
     patches = iter(Patches(saved(tmp_path, images, velocity), side=28, stride=2))
     for _ in range(12):
@@ -92,7 +92,8 @@ def test_the_averaged_network_learns_the_velocities_and_their_spread(tmp_path):
     load_weights(network, tmp_path / "distilled")
     with torch.no_grad():
         mean, log_variance = split_parameters(network.eval()(images[None]), 2)
-    left = alignment.constrain(mean - velocity)
-    assert left.norm(dim=2).mean() < 0.3 * alignment.constrain(velocity[None]).norm(dim=2).mean()
+    true = VelocityField.on_voxels(velocity[None])
+    left = alignment.constrain(VelocityField.on_voxels(mean) - true).values
+    assert left.norm(dim=2).mean() < 0.3 * alignment.constrain(true).values.norm(dim=2).mean()
     spread = (2 * left.square().mean()).sqrt()
     assert 0.5 * spread < log_variance.exp().mean().sqrt() < 2 * spread

@@ -4,7 +4,7 @@ import torch
 from groupmorph_monai.networks import AffineNet
 from groupmorph_monai.networks.affine_net import affine_fit, gradient_equations, soft_match
 from groupmorph_monai.probability import AffineNorm, fading_weight, split_parameters
-from groupmorph_monai.space import AffineFlow, GeodesicMeanAlignment, ReferenceAlignment
+from groupmorph_monai.space import AffineFlow, GeodesicMeanAlignment, ReferenceAlignment, VelocityField
 from groupmorph_monai.workflow import NetworkPasses, RegistrationInferer
 
 
@@ -31,7 +31,7 @@ def test_a_rotation_turns_about_the_centre_and_a_translation_is_in_half_sides():
     z[0, 0, 1], z[0, 0, 3] = -angle, angle
     z[0, 1, 10] = 0.25
     x = images(2, (17, 25, 21))
-    ddf = AffineFlow()(AffineNet().decode(z, x))
+    ddf = AffineFlow()(VelocityField.on_voxels(AffineNet().decode(z, x))).values
     turn = torch.tensor(angle)
     matrix = torch.tensor([[turn.cos(), -turn.sin(), 0], [turn.sin(), turn.cos(), 0], [0, 0, 1]])
     away = torch.tensor([-8.0, 12, 3])

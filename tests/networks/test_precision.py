@@ -8,8 +8,8 @@ from groupmorph_monai.networks import AffineNet, GroupSetVAE, KrebsCVAE, Momentu
 from groupmorph_monai.networks.affine_net import affine_fit, normalised_coordinates, soft_match
 from groupmorph_monai.networks.gauss_newton_update import GaussNewtonUpdate
 from groupmorph_monai.networks.group_set_vae import FinerUpdate
-from groupmorph_monai.space import AffineFlow
-from groupmorph_monai.space.warping import displace
+from groupmorph_monai.space import AffineFlow, VelocityField
+from groupmorph_monai.space.sampling import displace
 
 SIZE = (4, 160, 6)
 
@@ -70,7 +70,7 @@ def test_affine_places_matches_and_maps_are_exact():
     square, right = torch.eye(3).expand(1, places.shape[1], 3, 3), 0.1 * places.T[None]
     with lowered():
         velocity = AffineNet().decode(z, torch.empty(1, 2, *SIZE))
-        ddf = AffineFlow()(velocity)
+        ddf = AffineFlow()(VelocityField.on_voxels(velocity)).values
         places_low = normalised_coordinates(SIZE, 1, SIZE, z).flatten(1)
         flow, _ = soft_match(torch.eye(8)[None], torch.eye(8)[None], places[:, :8], torch.tensor(100.0))
         fitted = affine_fit(square, right, places)

@@ -1,7 +1,7 @@
 import torch
 from scipy.linalg import logm
 
-from groupmorph_monai.space import Field, ScalingAndSquaring
+from groupmorph_monai.space import Lattice, ScalingAndSquaring, VelocityField
 from groupmorph_monai.space.affine import affine_in_voxels, affine_logarithms, affine_velocity
 
 SIZE = (17, 17, 17)
@@ -15,10 +15,10 @@ def test_an_affine_map_is_the_flow_of_its_velocity_on_any_lattice():
     logarithms = torch.stack([torch.zeros(4, 4), torch.from_numpy(logm(matrix.numpy()))])
     for stride in (1, 2):
         size = [-(-n // stride) for n in SIZE]
-        like = Field(torch.zeros(1, 2, 3, *size, dtype=torch.float64), SIZE, stride)
+        like = VelocityField(torch.zeros(1, 2, 3, *size, dtype=torch.float64), Lattice(SIZE, stride))
         velocity = affine_velocity(logarithms, like)
-        assert velocity.step == stride and tuple(velocity.size) == SIZE
-        ddf = ScalingAndSquaring(9)(velocity.values)[0]
+        assert velocity.lattice == Lattice(SIZE, stride)
+        ddf = ScalingAndSquaring(9)(velocity).values[0]
         assert ddf[0].abs().max() == 0
         centre = [n // 2 for n in size]
         point = stride * torch.tensor(centre, dtype=torch.float64)

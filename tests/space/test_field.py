@@ -3,39 +3,40 @@
 import pytest
 import torch
 
-from groupmorph_monai.space import Field, voxel_grid
+from groupmorph_monai.space import DisplacementField, Grid, Lattice, VelocityField, voxel_grid
 
 STEPS = (1, 2, 4, 8, 16)
 # Sizes whose lattice does not determine the step: other sizes and steps give the same ceil(size / step).
 AMBIGUOUS = (9, *range(129, 136), *range(145, 151), *range(161, 166), *range(177, 181), 193, 194, 195, 209, 210, 225)
 
 
-def lattice(size, step):
+def shape(size, step):
     return tuple(-(-n // step) for n in size)
 
 
 def constant(size, step):
     """Make a displacement of 8, -16 and 4 voxels of the image, which is exact in the units of all steps."""
     values = torch.tensor([8.0, -16.0, 4.0], dtype=torch.float64).view(1, 1, 3, 1, 1, 1) / step
-    return Field(values.expand(1, 1, 3, *lattice(size, step)), size, step)
+    return DisplacementField(values.expand(1, 1, 3, *shape(size, step)), Lattice(size, step))
 
 
 def ramp(size, step):
     """Make a field whose components are the image voxel's indices, in voxels of the lattice."""
-    return Field(voxel_grid(lattice(size, step), torch.empty(0, dtype=torch.float64))[None, None], size, step)
+    values = voxel_grid(shape(size, step), torch.empty(0, dtype=torch.float64))[None, None]
+    return DisplacementField(values, Lattice(size, step))
 
 
 def check_every_step(size, steps=STEPS):
     both = {step: torch.cat([f(size, step).values for f in (constant, ramp)], dim=1) for step in steps}
     for step in steps:
         for other in steps:
-            actual = Field(both[step], size, step).at(other)
-            assert (actual.size, actual.step, actual.values.shape) == (size, other, (1, 2, 3, *lattice(size, other)))
+            actual = DisplacementField(both[step], Lattice(size, step)).at(other)
+            assert actual.lattice == Lattice(size, other) and actual.values.shape == (1, 2, 3, *shape(size, other))
             assert (actual.values - both[other])[:, 0].abs().max() < 1e-12
             if other > step:
                 continue
             # Interpolation reproduces a ramp up to the lattice's last voxel, and repeats its value beyond.
-            last = torch.tensor([step * (n - 1) / other for n in lattice(size, step)], dtype=torch.float64)
+            last = torch.tensor([step * (n - 1) / other for n in shape(size, step)], dtype=torch.float64)
             expected = both[other][0, 1].minimum(last.view(3, 1, 1, 1))
             assert (actual.values[0, 1] - expected).abs().max() < 1e-10
 
@@ -58,7 +59,7 @@ def test_a_cube_of_150_voxels_and_one_of_9():
     for n in (9, 150):
         for step in STEPS[1:]:
             field = constant((n, n, n), step)
-            assert field.at(8).values.shape[3:] == lattice((n, n, n), 8)
+            assert field.at(8).values.shape[3:] == shape((n, n, n), 8)
             assert constant((n, n, n), 8).at(step).values.shape == field.values.shape
 
 
@@ -85,27 +86,48 @@ def test_steps_that_do_not_divide_one_another_meet_on_the_common_one():
     torch.testing.assert_close(constant(size, 6).at(4).values, constant(size, 4).values)
 
 
-def test_the_same_step_is_the_same_field_and_other_values_stay_on_the_lattice():
-    field = ramp((9, 12, 7), 2)
+@pytest.mark.parametrize("kind", [VelocityField, DisplacementField])
+def test_kind_and_lattice_stay(kind):
+    field = kind(ramp((9, 12, 7), 2).values, Lattice((9, 12, 7), 2))
     assert field.at(2) is field
-    other = field.with_values(3 * field.values)
-    assert (other.size, other.step) == (field.size, field.step) and torch.equal(other.values, 3 * field.values)
+    for other in (field.with_values(3 * field.values), field - (-field) / 0.5):
+        assert type(other) is kind and other.lattice == field.lattice
+        torch.testing.assert_close(other.values, 3 * field.values)
+    assert all(type(field.at(step)) is kind for step in (1, 4, 3))
+
+
+def test_half_precision_is_widened():
+    """A displacement of 100.3 voxels is off by 0.3 in bfloat16."""
+    half = torch.full((1, 1, 3, 2, 2, 2), 0.5, dtype=torch.bfloat16)
+    assert DisplacementField.on_voxels(half).values.dtype == torch.float32
+    assert DisplacementField.on_voxels(half.double()).values.dtype == torch.float64
+
+
+@pytest.mark.parametrize("step", [1, 2, 4])
+def test_the_lattice_lies_on_the_voxels_of_the_image(step):
+    image = Grid((9, 12, 7), torch.tensor([[0, -2.0, 0, 5], [1.5, 0, 0, -20], [0, 0, 3, 7], [0, 0, 0, 1]]))
+    lattice = Lattice(image.shape, step)
+    assert torch.equal(lattice.grid(image.affine).points(), image.points()[::step, ::step, ::step])
+    covering = lattice.covering().grid(image.affine)
+    assert covering.contains(image.points()).all() and covering.shape == tuple(
+        -(-(n - 1) // step) + 1 for n in image.shape
+    )
 
 
 @pytest.mark.parametrize("n", AMBIGUOUS)
 def test_values_that_lie_on_another_lattice_are_refused(n):
     """Examples: a step of 16 instead of 8, and a size that is off by one voxel of the lattice."""
-    right = lattice((n, n, n), 8)
-    Field(torch.zeros(1, 1, 3, *right), (n, n, n), 8)
-    for wrong in (lattice((n, n, n), 16), lattice((n, n, n), 4), (right[0], right[1], right[2] + 1)):
+    right = shape((n, n, n), 8)
+    DisplacementField(torch.zeros(1, 1, 3, *right), Lattice((n, n, n), 8))
+    for wrong in (shape((n, n, n), 16), shape((n, n, n), 4), (right[0], right[1], right[2] + 1)):
         with pytest.raises(ValueError, match=r"values: expected spatial shape"):
-            Field(torch.zeros(1, 1, 3, *wrong), (n, n, n), 8)
+            DisplacementField(torch.zeros(1, 1, 3, *wrong), Lattice((n, n, n), 8))
 
 
 @pytest.mark.parametrize("step", [1, 4])
 @pytest.mark.parametrize("every", [2, 3])
 def test_every_nth_voxel_of_the_image_has_the_value_that_it_has_among_all(step, every):
     size = (13, 9, 10)
-    values = torch.rand(1, 2, 3, *lattice(size, step), generator=torch.Generator().manual_seed(0))
-    field = Field(values, size, step)
+    values = torch.rand(1, 2, 3, *shape(size, step), generator=torch.Generator().manual_seed(0))
+    field = DisplacementField(values, Lattice(size, step))
     torch.testing.assert_close(field.on_image(every), field.on_image()[..., ::every, ::every, ::every])

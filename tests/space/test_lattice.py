@@ -3,7 +3,7 @@ import torch
 from contracts import dense_laplacian, random
 from torch.nn import functional as F
 
-from groupmorph_monai.space import upsample_field
+from groupmorph_monai.space import Lattice, VelocityField
 from groupmorph_monai.space.cosine_transform import CosineTransform
 from groupmorph_monai.space.filters import gradient, window_mean
 from groupmorph_monai.space.lattice import coarsen, restrict
@@ -30,7 +30,7 @@ def test_restricting_is_the_adjoint_of_interpolating(factor):
     coarse = random(1, 1, 3, 4, 3, 2)
     size = [factor * (n - 1) + 1 for n in coarse.shape[3:]]
     fine = random(1, 3, *size, seed=1)
-    interpolated = upsample_field(coarse, factor, size)[0] / factor
+    interpolated = VelocityField(coarse, Lattice(size, factor)).at(1).values[0] / factor
     left, right = (restrict(fine, factor) * coarse[0]).sum(), (fine * interpolated).sum()
     torch.testing.assert_close(left, right)
 
@@ -46,7 +46,7 @@ def test_lattices_of_every_size_lie_where_they_say(factor, axis):
         fine = (0.1 * line + 1).expand(1, 1, 3, *size)
         thinned = fine[(..., *[slice(None, None, factor)] * 3)] / factor
         reached = factor * ((n - 1) // factor) + 1
-        back = upsample_field(thinned, factor, size)
+        back = VelocityField(thinned, Lattice(size, factor)).at(1).values
         assert back.shape == fine.shape
         error = (back - fine).narrow(3 + axis, 0, reached).abs().max()
         assert error < 1e-9, f"{n} voxels"

@@ -5,7 +5,7 @@ from experiments.affine import affine_cases
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation.metrics import landmark_distances_mm
 from groupmorph_monai.probability import WindowCorrelation
-from groupmorph_monai.space import AffineFlow, Field, GeodesicMeanAlignment, affine_velocity
+from groupmorph_monai.space import AffineFlow, GeodesicMeanAlignment, Lattice, VelocityField, affine_velocity
 from groupmorph_monai.workflow import AffineRefinement, RegistrationInferer, timepoint_transforms
 from groupmorph_monai.workflow.evidence import Evidence
 
@@ -24,13 +24,13 @@ def case():
 
 
 def error(z, landmarks):
-    fields = (f(z, FLOW)[0] for f in (ALIGNMENT, ALIGNMENT.inverse))
+    fields = (f(VelocityField.on_voxels(z), FLOW) for f in (ALIGNMENT, ALIGNMENT.inverse))
     return landmark_distances_mm(landmarks, timepoint_transforms(*fields, torch.eye(4))).mean().item()
 
 
 def climbed(climb, z, x, flow=displacement):
     """Refine z on the lattice of every voxel."""
-    return climb(Field(z, x.shape[2:]), x, flow).values
+    return climb(VelocityField.on_voxels(z), x, flow).values
 
 
 def is_affine(z):
@@ -68,11 +68,11 @@ def test_every_level_begins_from_the_same_map(case):
     logarithms = logarithms - logarithms.mean(dim=0)
 
     def on_every(step):
-        size = x.shape[2:]
-        return affine_velocity(logarithms, Field(torch.zeros(1, 3, 3, *[-(-n // step) for n in size]), size, step))
+        lattice = Lattice(x.shape[2:], step)
+        return affine_velocity(logarithms, VelocityField(torch.zeros(1, 3, 3, *lattice.shape), lattice))
 
     def first_covered(z):
-        begun.setdefault(36 // z.shape[-1], z.detach().clone())
+        begun.setdefault(z.lattice.step, z.values.detach().clone())
         return displacement(z)
 
     climb = AffineRefinement(WindowCorrelation(), voxels=(9, 12, 18, 36), iterations=0)
@@ -119,7 +119,7 @@ def test_a_mask_and_draws_are_refused(case):
     x, _ = case
     climb = AffineRefinement(WindowCorrelation())
     with pytest.raises(InputError, match="mask: expected none where affine maps"):
-        z = Field(torch.zeros(1, 3, 3, *x.shape[2:]), x.shape[2:])
+        z = VelocityField.on_voxels(torch.zeros(1, 3, 3, *x.shape[2:]))
         climb(z, x, displacement, Evidence(mask=torch.ones_like(x)))
     with pytest.raises(InputError, match="std_draws .--std.: expected 0 where affine maps.*got 5"):
         RegistrationInferer(ALIGNMENT, FLOW, refinement=climb, draws=5)

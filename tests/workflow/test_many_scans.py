@@ -9,13 +9,15 @@ from groupmorph_monai.errors import InputError
 from groupmorph_monai.networks import GroupSetVAE, GroupVAE
 from groupmorph_monai.probability import FluidPrior, GroupNMI, LocalCorrelation
 from groupmorph_monai.space import (
-    Field,
+    DisplacementField,
     GeodesicMeanAlignment,
+    Lattice,
     MeanAlignment,
     MidpointSquaring,
     OneWayAlignment,
     ReferenceAlignment,
     ScalingAndSquaring,
+    VelocityField,
 )
 from groupmorph_monai.space.filters import gaussian_filter
 from groupmorph_monai.workflow import (
@@ -35,7 +37,8 @@ FLOW, ALIGNMENT = MidpointSquaring(3), GeodesicMeanAlignment()
 def refined(storage, images, evidence, hypotheses=()):
     def displacement(z):
         shared = ALIGNMENT.shared(z, storage.chunks)
-        return storage.map(lambda part: FLOW(part - shared), z)
+        values = storage.map(lambda part: FLOW(z.with_values(part) - shared).values, z.values)
+        return DisplacementField(values, z.lattice)
 
     refinement = Refinement(
         LocalCorrelation((1, 2)),
@@ -44,8 +47,8 @@ def refined(storage, images, evidence, hypotheses=()):
         LikeliestWeights(),
         storage=storage,
     )
-    size = images.shape[2:]
-    z = Field(torch.zeros(1, images.shape[1], 3, *[-(-n // 4) for n in size]), size, 4)
+    lattice = Lattice(images.shape[2:], 4)
+    z = VelocityField(torch.zeros(1, images.shape[1], 3, *lattice.shape), lattice)
     return refinement(z, images, displacement, evidence, hypotheses)
 
 
@@ -64,34 +67,34 @@ def test_a_few_scans_at_a_time_are_refined_as_all_at_once(tmp_path):
 
 
 def test_maps_do_not_depend_on_how_many_are_made_at_a_time(tmp_path):
-    z = torch.randn(1, 5, 3, 6, 5, 4, generator=torch.Generator().manual_seed(0)) / 4
+    z = VelocityField.on_voxels(torch.randn(1, 5, 3, 6, 5, 4, generator=torch.Generator().manual_seed(0)) / 4)
     for alignment in (ALIGNMENT, MeanAlignment(), ReferenceAlignment(1), ReferenceAlignment(4), OneWayAlignment(3)):
         for maps, whole in (
             (alignment.displacements, alignment(z, FLOW)),
             (alignment.inverses, alignment.inverse(z, FLOW)),
         ):
-            parts = torch.cat([part for _, part in maps(z, FLOW, Storage(2, tmp_path).chunks)], dim=1)
-            torch.testing.assert_close(parts, whole, atol=1e-6, rtol=0)
+            parts = torch.cat([part.values for _, part in maps(z, FLOW, Storage(2, tmp_path).chunks)], dim=1)
+            torch.testing.assert_close(parts, whole.values, atol=1e-6, rtol=0)
         centred = alignment.centred(z)
         expected = alignment.constrain(alignment.anchored(centred))
-        torch.testing.assert_close(centred - alignment.shared(centred), expected, atol=1e-6, rtol=0)
+        without = centred - alignment.shared(centred)
+        torch.testing.assert_close(without.values, expected.values, atol=1e-6, rtol=0)
 
 
 def test_parts_that_need_all_scans_at_once_are_refused_in_one_line(tmp_path):
     storage, flow = Storage(2, tmp_path), ScalingAndSquaring(2)
-    prior = FluidPrior(0, 0, 0, 60)
+    prior, x = FluidPrior(0, 0, 0, 60), torch.rand(1, 4, 8, 8, 8)
     with pytest.raises(InputError, match="scans_at_once: expected null with GroupNMI.*got 2.*default likelihood"):
-        x = torch.rand(1, 4, 8, 8, 8)
-        Refinement(GroupNMI(), prior, storage=storage)(Field(torch.zeros(1, 4, 3, 4, 4, 4), (8, 8, 8), 2), x, flow)
+        z = VelocityField(torch.zeros(1, 4, 3, 4, 4, 4), Lattice((8, 8, 8), 2))
+        Refinement(GroupNMI(), prior, storage=storage)(z, x, flow)
     with pytest.raises(InputError, match="scans_at_once: expected null with draws.*got 2"):
         refinement = Refinement(LocalCorrelation(), prior, storage=storage)
         RegistrationInferer(ALIGNMENT, flow, refinement=refinement, draws=2, storage=storage)
     with pytest.raises(InputError, match="scans_at_once: expected null with more than one pass.*got 2"):
         RegistrationInferer(ALIGNMENT, flow, passes=NetworkPasses(2), storage=storage)
     with pytest.raises(InputError, match="scans_at_once: expected null with GroupVAE and without a refin.*got 2"):
-        RegistrationInferer(ALIGNMENT, flow, storage=storage)(
-            x, GroupVAE(4, encoder_channels=(4,), decoder_channels=())
-        )
+        network = GroupVAE(4, encoder_channels=(4,), decoder_channels=())
+        RegistrationInferer(ALIGNMENT, flow, storage=storage)(x, network)
     with pytest.raises(InputError, match="scans_at_once: expected auto or null on cuda, got 2; add --device cpu"):
         storage_for([], 2, device="cuda")
 

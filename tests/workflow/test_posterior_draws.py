@@ -6,7 +6,14 @@ from refinements import EXP, dense_precision, displacement, images, refinement, 
 
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.probability import FluidPrior, GroupNMI, LocalCorrelation, SquaredError
-from groupmorph_monai.space import Field, FlowSequence, ScalingAndSquaring
+from groupmorph_monai.space import (
+    Displacement,
+    FlowSequence,
+    Lattice,
+    ScalingAndSquaring,
+    VelocityField,
+    standard_deviation,
+)
 from groupmorph_monai.space.cosine_transform import CosineTransform
 from groupmorph_monai.space.transforms import interpolate
 from groupmorph_monai.workflow import LikeliestWeights, Refinement
@@ -20,7 +27,7 @@ from groupmorph_monai.workflow.precision import FreeLinearPrecision, Precision
 def test_each_piece_of_a_velocity_pays_for_what_all_share(pieces):
     size, prior, timepoints = (12, 10, 8), FluidPrior(0.5, 2.0), 3
     refinement = Refinement(SquaredError(1.0), prior)
-    z = Field(torch.zeros(1, timepoints, 3 * pieces, 6, 5, 4), size, 2)
+    z = VelocityField(torch.zeros(1, timepoints, 3 * pieces, 6, 5, 4), Lattice(size, 2))
     flat = torch.full((1, timepoints, *size), 0.5)
     samples = refinement.draws(z, flat, FlowSequence(ScalingAndSquaring(2), pieces), number=200)
     draws = torch.stack([draw.values[0].unflatten(1, (pieces, 3)) for draw in samples])
@@ -54,7 +61,7 @@ def test_draws_have_the_covariance_of_the_posterior(timepoints, pieces, factor, 
     monkeypatch.setattr(torch, "randn", lambda *shape, **options: next(units))
     z = torch.ones(1, timepoints, 3 * pieces, *size, dtype=torch.float64)
     images = torch.zeros(1, timepoints, *size)
-    draws = ask.draws(Field(z, size), images, lambda z: z, number=2 * number)
+    draws = ask.draws(VelocityField.on_voxels(z), images, Displacement(), number=2 * number)
     scaled = (torch.cat([draw.values for draw in draws]) - z) / _TAILS
     shared = scaled.unflatten(2, (pieces, 3))[:, :, 0].reshape(2 * number, number)
     terms = [pieces * term for term in prior.terms(size)]
@@ -106,8 +113,8 @@ def test_draws_need_a_likelihood_in_nats():
 def test_most_true_errors_lie_within_the_interval_that_draws_give(phantom):
     ask, x = refinement(), images(phantom)
     z = ask(start(phantom), x, displacement)
-    spread = torch.cat([displacement(draw.values) for draw in ask.draws(z, x, displacement, number=12)]).std(dim=0)
-    ddf, inverse, std = (z.with_values(u).on_image()[0] for u in (EXP(z.values), EXP(-z.values), spread[None]))
+    spread = standard_deviation(displacement(draw) for draw in ask.draws(z, x, displacement, number=12))
+    ddf, inverse, std = (field.on_image()[0] for field in (EXP(z), EXP(-z), spread))
     points = phantom["landmarks"]
     common = torch.stack([p + interpolate(u, p) for p, u in zip(points, inverse)])
     shares = []

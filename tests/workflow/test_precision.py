@@ -24,8 +24,10 @@ def test_linear_fields_cost_nothing_where_only_higher_differences_do():
 def test_the_priors_weights_are_the_likeliest_times_the_factor(phantom):
     z = start(phantom).at(2)
     z = z.with_values(z.values + 0.1 * torch.randn(z.values.shape, generator=torch.Generator().manual_seed(0)))
-    model = Level(images(phantom), Evidence(), 2, 2).model(LocalCorrelation(), displacement(z.values))
-    precision = FreeLinearPrecision([FluidPrior(0, 0, 0, 60).spectrum(z.values.shape[3:], z.step).to(z.values)], [1.0])
+    model = Level(images(phantom), Evidence(), 2, 2).model(LocalCorrelation(), displacement(z))
+    precision = FreeLinearPrecision(
+        [FluidPrior(0, 0, 0, 60).spectrum(z.lattice.shape, z.lattice.step).to(z.values)], [1.0]
+    )
     likeliest, held = (LikeliestWeights(factor=f)(precision, z.values[0], model).weights for f in (1.0, 1.4))
     assert [float(w) for w in held] == pytest.approx([1.4 * float(w) for w in likeliest])
 

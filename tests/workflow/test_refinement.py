@@ -5,14 +5,14 @@ from refinements import EXP, displacement, images, refinement, restart, start
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation.metrics import folding_percent, landmark_distances_mm
 from groupmorph_monai.probability import GroupNMI, LocalCorrelation
-from groupmorph_monai.space import Field, FlowSequence, GeodesicMeanAlignment
+from groupmorph_monai.space import FlowSequence, GeodesicMeanAlignment, Lattice, VelocityField
 from groupmorph_monai.space.transforms import interpolate
 from groupmorph_monai.workflow import LikeliestWeights, timepoint_transforms
 from groupmorph_monai.workflow.evidence import Evidence, Level
 
 
 def errors(phantom, z):
-    ddf, inverse = (z.with_values(EXP(v)).on_image()[0] for v in (z.values, -z.values))
+    ddf, inverse = (EXP(v).at(1) for v in (z, -z))
     transforms = timepoint_transforms(ddf, inverse, torch.eye(4))
     return landmark_distances_mm(phantom["landmarks"], transforms), folding_percent(ddf)
 
@@ -32,10 +32,10 @@ def test_a_small_scan_is_aligned_with_large_ones(phantom):
     coverage[:, 1] = 0
     coverage[:, 1, 12:32, 10:30, 8:28] = 1
     z = refinement(iterations=(0, 0, 4, 4, 8))(start(phantom), x * coverage, displacement, Evidence(coverage))
-    model = Level(x * coverage, Evidence(coverage), 1, 2).model(LocalCorrelation(), displacement(z.values))
+    model = Level(x * coverage, Evidence(coverage), 1, 2).model(LocalCorrelation(), displacement(z))
     # Nothing moves all volumes that are measured at a voxel, which would also move those that are not.
     assert model.force.sum(dim=0).abs().max() < 1e-4 * model.force.abs().max()
-    ddf, inverse = (z.with_values(EXP(v)).on_image()[0] for v in (z.values, -z.values))
+    ddf, inverse = (EXP(v).on_image()[0] for v in (z, -z))
     points = phantom["landmarks"]
     covered = ((points[1] >= first) & (points[1] <= last)).all(dim=1)
     common = points[1] + interpolate(inverse[1], points[1])
@@ -120,7 +120,7 @@ def test_the_mean_of_several_velocities_is_refined_and_their_deviations_are_kept
 def test_where_nothing_counts_nothing_moves_and_no_draws_are_made():
     x = torch.rand(1, 2, 24, 24, 24, generator=torch.Generator().manual_seed(0))
     nothing = Evidence(mask=torch.zeros_like(x[:, :1]))
-    z = Field(torch.zeros(1, 2, 3, 12, 12, 12), (24, 24, 24), 2)
+    z = VelocityField(torch.zeros(1, 2, 3, 12, 12, 12), Lattice((24, 24, 24), 2))
     assert not refinement()(z, x, displacement, nothing).values.any()
     with pytest.raises(InputError, match="std_draws.*two timepoints cover.*wider mask"):
         next(refinement().draws(z, x, displacement, nothing))

@@ -3,7 +3,7 @@
 import torch
 from torch.nn.functional import interpolate
 
-from groupmorph_monai.space import Field, Grid
+from groupmorph_monai.space import DisplacementField, Grid, Lattice
 from groupmorph_monai.workflow import ComposeTransformsd, timepoint_transforms
 
 SIZE = (14, 12, 10)
@@ -24,7 +24,7 @@ def maps():
 
 def test_the_deformation_comes_first_and_then_the_initial_map():
     ddf, inverse, initial, grid = smooth(0), smooth(1), maps(), Grid(SIZE, GRID)
-    transforms = timepoint_transforms(ddf, inverse, GRID, initial)
+    transforms = timepoint_transforms(*(DisplacementField.on_voxels(u[None]) for u in (ddf, inverse)), GRID, initial)
     voxel = torch.tensor([5.0, 4.0, 3.0], dtype=torch.float64)
     point = GRID[:3, :3] @ voxel + GRID[:3, 3]
     for k in range(2):
@@ -41,8 +41,8 @@ def test_the_deformation_comes_first_and_then_the_initial_map():
 
 
 def test_a_field_on_a_coarse_lattice_gives_the_map_of_its_interpolation():
-    coarse = Field(0.5 * smooth(3)[None, ..., ::2, ::2, ::2], SIZE, 2)
-    whole = coarse.on_image()[0]
+    coarse = DisplacementField(0.5 * smooth(3)[None, ..., ::2, ::2, ::2], Lattice(SIZE, 2))
+    whole = coarse.at(1)
     voxels = torch.rand(50, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64) * 8 + 1
     points = voxels @ GRID[:3, :3].T + GRID[:3, 3]
     of_lattice = timepoint_transforms(coarse, coarse, GRID)
@@ -66,6 +66,6 @@ def test_fields_stay_as_they_are_and_the_spread_passes_through_the_linear_part()
 
 
 def test_without_motion_transforms_are_the_identity():
-    zero = torch.zeros(2, 3, *SIZE)
+    zero = DisplacementField.on_voxels(torch.zeros(1, 2, 3, *SIZE))
     transforms = timepoint_transforms(zero, zero, GRID, maps())
     assert transforms[0].is_identity and not transforms[1].is_identity

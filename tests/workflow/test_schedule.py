@@ -36,5 +36,5 @@ def test_a_large_series_is_refined_on_every_4th_voxel(phantom, monkeypatch):
     z = ask(start(phantom), x, displacement)
     in_parts = Refinement(ask.likelihood, ask.prior, ask.schedule, ask.prior_weights, ask.static_regions, Storage(1))
     streamed = in_parts(start(phantom), x, displacement)
-    assert z.step == 4 and next(ask.draws(z, x, displacement, number=1)).step == 4
+    assert z.lattice.step == 4 and next(ask.draws(z, x, displacement, number=1)).lattice == z.lattice
     torch.testing.assert_close(streamed.values, z.values, rtol=0, atol=1e-3)

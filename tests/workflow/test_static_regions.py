@@ -8,7 +8,7 @@ import torch
 from refinements import STATIC, displacement, refinement, restart
 
 from groupmorph_monai.probability import FluidPrior, LocalCorrelation
-from groupmorph_monai.space import Field
+from groupmorph_monai.space import Lattice, VelocityField
 from groupmorph_monai.space.filters import gaussian_filter
 from groupmorph_monai.workflow import Refinement
 from groupmorph_monai.workflow.evidence import EVERYWHERE, Level
@@ -28,7 +28,7 @@ def slabs(shift_voxels=6, timepoints=3):
 def slid(shift_voxels, timepoints=3):
     z = torch.zeros(1, timepoints, 3, 20, 24, 16)
     z[:, :, 1] = torch.linspace(0, shift_voxels, timepoints).view(1, -1, 1, 1, 1) / 2
-    return Field(z - z.mean(dim=1, keepdim=True), (40, 48, 32), 2)
+    return VelocityField(z - z.mean(dim=1, keepdim=True), Lattice((40, 48, 32), 2))
 
 
 def test_static_tissue_stays_in_place_beside_sliding_tissue():

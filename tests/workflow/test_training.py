@@ -17,12 +17,14 @@ from groupmorph_monai.probability import (
 from groupmorph_monai.space import (
     AffineFlow,
     Displacement,
-    Field,
+    DisplacementField,
     GeodesicMeanAlignment,
+    Lattice,
     MeanAlignment,
     OneWayAlignment,
     ScalingAndSquaring,
     StepSequence,
+    VelocityField,
     warp,
 )
 from groupmorph_monai.workflow import (
@@ -88,7 +90,7 @@ def test_surfaces_have_the_inverse_of_the_fields_that_were_drawn():
     net = StubNetwork(lambda x: torch.tensor([0.5, -1]), std=0.05)
     assert "inverse_ddf" not in inferer()(images(), net)
     result = inferer(surfaces=InverseFields())(images(), net)
-    expected = Field(ScalingAndSquaring(4)(-result["dvf"]), SIZE, 2).on_image()
+    expected = ScalingAndSquaring(4)(-VelocityField(result["dvf"], Lattice(SIZE, 2))).on_image()
     torch.testing.assert_close(result["inverse_ddf"], expected)
     assert result["dvf"].std(dim=(3, 4, 5)).mean() > 0.04
 
@@ -213,7 +215,7 @@ def test_the_loss_of_a_stepwise_training_is_the_sum_over_steps(flow, posterior):
         shift = 2 * velocity[:, 1, 0].mean(dim=(1, 2, 3))
         ddf = torch.zeros(2, 2, 3, *SIZE)
         ddf[:, 1, 0] = shift.view(2, 1, 1, 1)
-        expected += prior(step) - likelihood(warp(both, ddf)) + 2.0 * shift.sum() ** 2
+        expected += prior(step) - likelihood(warp(both, DisplacementField.on_voxels(ddf))) + 2.0 * shift.sum() ** 2
     assert velocities[1].abs().max() > 1e-3
     torch.testing.assert_close(loss(result), expected, rtol=1e-4, atol=1e-5)
 
@@ -229,9 +231,11 @@ def test_a_trainers_mixed_precision_leaves_geometry_and_loss_in_float32():
             result = ask(x, net)
             value = loss(result)
         assert dtypes == {torch.bfloat16} and {p.dtype for p in result.values()} == {torch.float32, torch.bool}
-        assert torch.equal(value, loss(result)) and torch.equal(result["warped"], warp(x, result["ddf"]))
-        field = Field(ScalingAndSquaring(3)(result["dvf"]), (32, 36, 40), 4)
-        assert torch.equal(result["ddf"], field.on_image()) and result["ddf"].std() > 0.05
+        assert torch.equal(value, loss(result)) and torch.equal(
+            result["warped"], warp(x, DisplacementField.on_voxels(result["ddf"]))
+        )
+        ddf = ScalingAndSquaring(3)(VelocityField(result["dvf"], Lattice((32, 36, 40), 4))).on_image()
+        assert torch.equal(result["ddf"], ddf) and result["ddf"].std() > 0.05
 
 
 @pytest.mark.parametrize("wrap", [lambda registration: registration, TrainingInferer])
@@ -261,7 +265,7 @@ def test_draws_of_the_network_are_about_its_prediction():
         """Displacement z^2, whose spread depends on the mean of the draws of z."""
 
         def __call__(self, z):
-            return z.square()
+            return super().__call__(z.with_values(z.values.square()))
 
         inverse = __call__
 

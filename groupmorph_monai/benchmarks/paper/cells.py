@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ...data.writing.output_folder import atomic_file
 from ...evaluation.report import to_json
-from ...space.integrate import Displacement
+from ...space.field import DisplacementField
+from ...space.warping import invert
 from .cases import Case
 from .measures import measure
 from .worker import Method, Outcome, register
@@ -130,8 +132,9 @@ def _run(
     if name == NONE:
         outcome = Outcome("ok", (identity, identity))
     elif method is None:  # the true motion
-        true = (Displacement(60).inverse(series["motion"].float()[None])[0],) if "motion" in series else ()
-        outcome = Outcome("ok", (*true, series["motion"].float())) if true else Outcome("the motion is not known")
+        outcome = (
+            Outcome("ok", _true_fields(series["motion"])) if "motion" in series else Outcome("the motion is not known")
+        )
     else:
         log_file = store.folder / f"{store.path(case, name, method).stem}.log"
         with tempfile.TemporaryDirectory() as scratch:
@@ -140,6 +143,11 @@ def _run(
         return Cell(case.name, name, outcome.status, {}, {})
     numbers, arrays = measure(series, *outcome.fields)
     return Cell(case.name, name, "ok", {**(outcome.cost or {}), **numbers}, arrays)
+
+
+def _true_fields(motion: Tensor) -> tuple[Tensor, Tensor]:
+    inverse = invert(DisplacementField.on_voxels(motion.float()[None]), iterations=60)
+    return inverse.values[0], motion.float()
 
 
 def _line(cell: Cell) -> str:

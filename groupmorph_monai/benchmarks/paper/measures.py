@@ -15,9 +15,11 @@ from ...evaluation.metrics import (
     non_diffeomorphic_volume_percent,
     similarity,
 )
+from ...space.field import DisplacementField
 from ...space.grid import Grid, transform_points
+from ...space.sampling import voxel_grid
 from ...space.transforms import DenseTransform, Transform, interpolate, jacobian_determinant
-from ...space.warping import inside_volume, voxel_grid, warp
+from ...space.warping import inside_volume, warp
 from ..compare import lesion_volume_error_percent
 
 _INVERSE_STEPS = 60  # number of fixed-point steps to the inverse of a map
@@ -120,17 +122,19 @@ def measure(
         transforms: list[DenseTransform] = [FieldTransform(u, grid) for u in ddf]
     else:
         transforms = [DenseTransform(u, w, grid) for u, w in zip(ddf, inverse_ddf)]
-    warped, covered = _warped(series, ddf)
+    field = DisplacementField.on_voxels(ddf[None])
+    warped, covered = _warped(series, field)
     native_covered = covered if "coverage" not in series else covered & (series["coverage"] > 0.5).all(dim=0)
     similar = similarity(images, warped, native_covered)
     numbers = {
         "rmse": similar["rmse_after"],
         "nmi": similar["nmi_after"],
-        "folding_percent": folding_percent(ddf),
-        "non_diffeomorphic_volume_percent": non_diffeomorphic_volume_percent(ddf),
+        "folding_percent": folding_percent(field),
+        "non_diffeomorphic_volume_percent": non_diffeomorphic_volume_percent(field),
     }
     if inverse_ddf is not None:
-        numbers["inverse_consistency_mm"] = inverse_consistency_mm(ddf, inverse_ddf, affine)
+        inverse = DisplacementField.on_voxels(inverse_ddf[None])
+        numbers["inverse_consistency_mm"] = inverse_consistency_mm(field, inverse, affine)
     arrays = {
         "subtraction": _axial(warped.mean(dim=0) - warped[0]),
         "jacobian": _axial(jacobian_determinant(ddf).mean(dim=0)),
@@ -150,11 +154,11 @@ def measure(
     return numbers, arrays
 
 
-def _warped(series: Mapping[str, Any], ddf: Tensor) -> tuple[Tensor, Tensor]:
+def _warped(series: Mapping[str, Any], field: DisplacementField) -> tuple[Tensor, Tensor]:
     """Warp the series, and compute the intersection of all fields of view, ``(*S)``."""
-    warped, covered = warp(series["image"].float()[None], ddf[None])[0], inside_volume(ddf)
+    warped, covered = warp(series["image"].float()[None], field)[0], inside_volume(field)[0]
     if "coverage" in series:
-        covered &= warp(series["coverage"].float()[None], ddf[None])[0] > 0.5
+        covered &= warp(series["coverage"].float()[None], field)[0] > 0.5
     return warped, covered.all(dim=0)
 
 

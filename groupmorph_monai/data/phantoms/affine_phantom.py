@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from ...space.affine import apply_affine
-from ...space.warping import sample, voxel_grid
+from ...space.sampling import sample, voxel_grid
 from .phantom import make_phantom, uniform
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...space.warping import voxel_grid
+from ...space.sampling import voxel_grid
 from .breast_anatomy import BreastAnatomy
 from .breast_motion import BreastMotion
 from .phantom import add_rician_noise, follow, uniform

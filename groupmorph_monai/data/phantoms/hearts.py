@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from ...space.chunks import total
+from ...space.field import VelocityField
 from ...space.integrate import ScalingAndSquaring
-from ...space.warping import voxel_grid
+from ...space.sampling import voxel_grid
 from .phantom import Texture, add_rician_noise, uniform
 
 # At the wall: radial contraction, shortening of the long axis, twist in radians; and whether a sector is static.
@@ -68,7 +69,8 @@ def make_heart(
 
     grid = voxel_grid(size, torch.empty(0))
     strength = torch.Generator().manual_seed(seed if motion_seed is None else motion_seed)
-    motion = ScalingAndSquaring(6)(_velocity(local(grid), kind, radii, turn, strength)[None, None])[0, 0]
+    velocity = _velocity(local(grid), kind, radii, turn, strength)
+    motion = ScalingAndSquaring(6)(VelocityField.on_voxels(velocity[None, None])).values[0, 0]
     (rest, _), (contracted, heart) = signal(grid), signal(grid + motion)
     voxels = torch.argwhere(heart > 0.5)
     voxels = voxels[torch.randperm(len(voxels), generator=torch.Generator().manual_seed(seed))[:landmarks]]

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn.functional import avg_pool3d, pad
 
 from ...space.chunks import total
+from ...space.field import VelocityField
 from ...space.integrate import ScalingAndSquaring
-from ...space.warping import sample, voxel_grid
+from ...space.sampling import sample, voxel_grid
 from ..contrast.pharmacokinetics import concentration, spgr_signal
 
 # (Ktrans 1/min, ve) of lesions, named after the course of their curves after the first minutes (Kuhl et al. 1999).
@@ -136,7 +137,7 @@ def random_motion(generator: torch.Generator, size: Sequence[int], max_motion_vo
     velocity = velocity * (amplitude / velocity.square().sum(0).sqrt().max())
     steepest = max(velocity.diff(dim=d).abs().max() for d in (1, 2, 3))
     velocity = velocity * (0.35 / steepest.clamp_min(0.35))
-    return ScalingAndSquaring(7)(velocity[None, None])[0, 0]
+    return ScalingAndSquaring(7)(VelocityField.on_voxels(velocity[None, None])).values[0, 0]
 
 
 def follow(ddf: Tensor, points: Tensor) -> Tensor:

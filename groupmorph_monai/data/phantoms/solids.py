@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...space.chunks import total
 from ...space.filters import gaussian_filter
-from ...space.warping import sample
+from ...space.sampling import sample
 
 
 @dataclass

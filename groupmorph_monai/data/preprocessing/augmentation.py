@@ -11,7 +11,7 @@ from scipy.ndimage import distance_transform_edt
 
 from ...errors import InputError
 from ...space.filters import gaussian_filter
-from ...space.warping import displace, voxel_grid
+from ...space.sampling import displace, voxel_grid
 
 _CELLS_VOXELS = (12.0, 40.0)  # minimum and maximum distance of the control points of random motion
 

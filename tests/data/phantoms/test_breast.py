@@ -7,7 +7,7 @@ from groupmorph_monai.data import MakePhantomd, make_breast, phantom_items
 from groupmorph_monai.data.phantoms.breast_anatomy import BREAST_TISSUES
 from groupmorph_monai.data.phantoms.breast_motion import BreastMotion
 from groupmorph_monai.data.phantoms.phantom import LESION_KINETICS
-from groupmorph_monai.space import Displacement, warp
+from groupmorph_monai.space import DisplacementField, invert, warp
 from groupmorph_monai.space.transforms import interpolate, jacobian_determinant
 
 COARSE = {"size": (80, 68, 44), "spacing_mm": (4.0, 4.0, 4.0)}
@@ -69,7 +69,7 @@ def test_another_grid_shows_the_same_patient():
 
 def test_images_moved_back_by_the_truth_agree_but_for_the_heart():
     series = make_breast(5, **BLOCK, times_s=BEFORE_CONTRAST_S, max_motion_mm=4.0, noise=0.0)
-    image, ddf = series["image"], Displacement(40).inverse(series["motion"][None])
+    image, ddf = series["image"], invert(DisplacementField.on_voxels(series["motion"][None]), iterations=40)
     back = warp(image[None], ddf)[0]
     heart = warp(tissue(series, "heart").float()[None], ddf)[0].amax(dim=0) > 0
     breasts = warp(tissue(series, "gland", "vessel", "lesion", "fat").float()[None], ddf)[0].amin(dim=0) > 0.5

@@ -3,7 +3,7 @@ import torch
 
 from groupmorph_monai.data import HEART_MOTIONS, MakePhantomd, heart_items, make_heart
 from groupmorph_monai.evaluation.metrics import folding_percent
-from groupmorph_monai.space import sample, warp
+from groupmorph_monai.space import DisplacementField, sample, warp
 
 SIZE = (40, 40, 28)
 
@@ -12,7 +12,7 @@ def test_the_volume_at_rest_moved_by_the_truth_is_the_contracted_one():
     heart = make_heart(3, "normal", size=SIZE, noise=0)
     rest, contracted = heart["image"]
     inside = heart["heart"] > 0
-    warped = warp(rest[None, None], heart["motion"][None, None])[0, 0]
+    warped = warp(rest[None, None], DisplacementField.on_voxels(heart["motion"][None, None]))[0, 0]
     assert (warped - contracted).abs()[inside].mean() < 0.03
     assert (rest - contracted).abs()[inside].mean() > 0.05
     at_rest, when_contracted = heart["landmarks"].mT[:, None, :, :, None, None]
@@ -25,7 +25,7 @@ def test_a_motion_has_a_seed_and_no_folds(kind):
     heart = make_heart(5, kind, size=SIZE)
     again, other = make_heart(5, kind, size=SIZE), make_heart(6, kind, size=SIZE)
     assert torch.equal(heart["image"], again["image"]) and not torch.equal(heart["motion"], other["motion"])
-    assert folding_percent(heart["motion"][None]) == 0
+    assert folding_percent(DisplacementField.on_voxels(heart["motion"][None, None])) == 0
     assert heart["motion"].norm(dim=0)[heart["heart"] > 0].mean() > 0.4
 
 

@@ -16,10 +16,10 @@ from groupmorph_monai.data.writing.nifti import nifti_image, save_nifti
 from groupmorph_monai.data.writing.products import Products
 from groupmorph_monai.data.writing.registration import write_registration
 from groupmorph_monai.errors import InputError
-from groupmorph_monai.space.field import Field
+from groupmorph_monai.space.field import DisplacementField
 from groupmorph_monai.space.grid import Grid
+from groupmorph_monai.space.lattice import Lattice
 from groupmorph_monai.space.transforms import AffineTransform, ComposedTransform, DenseTransform
-from groupmorph_monai.space.warping import upsample_field
 from groupmorph_monai.workflow.registration import timepoint_transforms
 
 _TURN, _ = np.linalg.qr(np.array([[1.0, -0.4, 0.2], [0.5, 1.0, -0.3], [-0.1, 0.4, 1.0]]))
@@ -48,15 +48,18 @@ def registration(volumes, initial=RIGID, step=2, amplitude=1.5):
         )
     )
     work = working_grid(volumes, 1.7, reference=0)
-    nodes = torch.from_numpy(rng.normal(size=(1, 4, 3, *(-(-n // step) for n in work.shape)))).float()
-    ddf, inverse = upsample_field(amplitude / step * nodes, step, work.shape)[0].split(2)
+    lattice = Lattice(work.shape, step)
+    nodes = torch.from_numpy(rng.normal(size=(1, 4, 3, *lattice.shape))).float()
+    both = DisplacementField(amplitude / step * nodes, lattice).at(1)
+    ddf, inverse = both.timepoints(slice(0, 2)), both.timepoints(slice(2, 4))
     maps = torch.stack([torch.eye(4, dtype=torch.float64), torch.from_numpy(initial)])
     return series, work, (ddf, inverse, work.affine, maps)
 
 
 def on_lattice(ddf, inverse_ddf, *rest, step):
     """Keep every ``step``-th voxel of fields."""
-    fields = (Field(u[None, ..., ::step, ::step, ::step] / step, u.shape[2:], step) for u in (ddf, inverse_ddf))
+    nodes = (..., *[slice(None, None, step)] * 3)
+    fields = (DisplacementField(u.values[nodes] / step, u.lattice.at(step)) for u in (ddf, inverse_ddf))
     return *fields, *rest
 
 
@@ -116,7 +119,8 @@ def test_a_sheared_initial_map_bends_the_lattice_and_costs_little(tmp_path):
     series, work, (ddf, inverse, affine, maps) = registration(volumes, SHEARED)
     i, j, k = np.meshgrid(*(np.linspace(0, 3, n) for n in work.shape), indexing="ij")
     smooth = torch.from_numpy(np.stack([np.sin(i + j), np.cos(j - k), np.sin(k + 2 * i)])).float()
-    ddf, inverse = 2 * smooth.expand(2, -1, -1, -1, -1), -2 * smooth.expand(2, -1, -1, -1, -1)
+    ddf = DisplacementField.on_voxels(2 * smooth.expand(1, 2, -1, -1, -1, -1))
+    inverse = -ddf
     transforms = timepoint_transforms(*on_lattice(ddf, inverse, affine, maps, step=2))
     write_registration(series, transforms, tmp_path)
     points = volumes[1].points(every=3).reshape(-1, 3)
