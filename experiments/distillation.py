@@ -26,7 +26,6 @@ from groupmorph_monai.data import RandIntervald, RandTimepointsd
 from groupmorph_monai.data.writing.output_folder import atomic_file
 from groupmorph_monai.probability import split_parameters
 from groupmorph_monai.space.alignment import Alignment
-from groupmorph_monai.space.field import VelocityField
 from groupmorph_monai.workflow import RegistrationInferer, warmup_and_cosine
 from groupmorph_monai.workflow.batches import as_images
 from groupmorph_monai.workflow.parsed_config import parsed_config
@@ -116,7 +115,7 @@ Loss = Callable[[Tensor, Tensor, Alignment], Tensor]  # arguments: the network's
 def _distance(parameters: Tensor, velocity: Tensor, alignment: Alignment) -> Tensor:
     """Compute the mean distance between predicted and refined velocities, apart from shared motion."""
     predicted, _ = split_parameters(parameters, velocity.shape[1])
-    difference = alignment.constrain(VelocityField.on_voxels(predicted - velocity)).values
+    difference = alignment.constrain_values(predicted - velocity)
     return (difference.square().sum(dim=2) + _ROUNDED_VOXELS**2).sqrt().mean()
 
 
@@ -124,7 +123,7 @@ def _negative_log_likelihood(parameters: Tensor, velocity: Tensor, alignment: Al
     """Compute the negative log likelihood of refined velocities under the predicted posterior, nats per component."""
     timepoints = velocity.shape[1]
     predicted, log_variance = split_parameters(parameters, timepoints)
-    difference = alignment.constrain(VelocityField.on_voxels(predicted - velocity)).values
+    difference = alignment.constrain_values(predicted - velocity)
     unbiased = difference.square() * (timepoints / (timepoints - 1))  # the mean over K has been removed
     return 0.5 * (log_variance + unbiased * (-log_variance).exp()).mean()
 

@@ -117,7 +117,7 @@ def _save_figure(images: Tensor, velocity: VelocityField, flow: ScalingAndSquari
     inverse_ddf = flow.inverse(velocity)
     composed = compose(inverse_ddf, flow(velocity))
     for column, time in enumerate(_TIMES):
-        ddf = flow(velocity.with_values(time * velocity.values))
+        ddf = flow(velocity * time)
         axes[0, column].set_title(f"exp({time:g} v)")
         _plot_grid(axes[0, column], ddf)
         axes[1, column].imshow(warp(images[:, 1:], ddf)[0, 0], cmap="gray")

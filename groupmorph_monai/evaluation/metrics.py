@@ -1,7 +1,7 @@
 """Metrics of one registered series, from its warped images, displacement fields and landmarks.
 
-Images are ``(K, *S)``, without batch axis, and displacement fields ``(1, K, 3, *C)``; ``affine`` is ``(4, 4)`` from
-voxels to mm. Fields are processed timepoint by timepoint or slab by slab, so that a whole series fits in memory. Image
+Images are ``(K, *S)``, without batch axis, and values of fields ``(1, K, 3, *C)``; ``affine`` is ``(4, 4)`` from voxels
+to mm. Fields are processed timepoint by timepoint or slab by slab, so that a whole series fits in memory. Image
 similarity does not measure accuracy, as a flexible enough field makes any two volumes similar: report millimetres as
 well.
 """
@@ -311,7 +311,9 @@ def similarity(before: Tensor, after: Tensor, covered: Tensor | None = None) -> 
 
 def warp_labels(labels: Tensor, ddf: Tensor) -> Tensor:
     """Warp label maps ``(K, *S)`` by ``ddf`` ``(K, 3, *S)``, voxels, with nearest-neighbour interpolation."""
-    return warp(labels[None].to(ddf), DisplacementField.on_voxels(ddf[None]), mode="nearest")[0].to(labels.dtype)
+    field = DisplacementField.on_voxels(ddf[None])
+    maps = (warp(x[None, None].to(ddf), u, mode="nearest")[0, 0] for x, u in zip(labels, _each(field, all_at_once)))
+    return torch.stack([warped.to(labels.dtype) for warped in maps])
 
 
 @torch.no_grad()

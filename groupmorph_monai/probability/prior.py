@@ -12,7 +12,6 @@ from ..errors import InputError
 from ..space.affine import affine_logarithms
 from ..space.alignment import Alignment
 from ..space.cosine_transform import CosineTransform
-from ..space.field import VelocityField
 from ..space.sampling import full_precision, placed_once
 from ..space.smoothing import MultiGaussian
 from .posterior import Posterior
@@ -245,7 +244,7 @@ class AffineNorm(Prior):
             mean: logarithms of the maps, summed over all passes, ``(B, K, 12, 1, 1, 1)``, see `affine_logarithms`.
             log_variance, posterior, times: as in `Prior`.
         """
-        logarithms = affine_logarithms(self.alignment.constrain(VelocityField.on_voxels(mean)).values.flatten(2))
+        logarithms = affine_logarithms(self.alignment.constrain_values(mean).flatten(2))
         to_each, from_each = torch.linalg.matrix_exp(logarithms), torch.linalg.matrix_exp(-logarithms)
         composed = to_each.unsqueeze(2) @ from_each.unsqueeze(1)  # (B, K, K, 4, 4), the identity on the diagonal
         squares = (composed - torch.eye(4, dtype=composed.dtype, device=composed.device)).square().sum(dim=(3, 4))

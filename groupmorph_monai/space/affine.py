@@ -49,7 +49,7 @@ def affine_velocity(logarithms: Tensor, like: VelocityField) -> VelocityField:
         Velocities ``(1, K, 3, *C)``.
     """
     values, step = like.values, like.lattice.step
-    points = step * voxel_grid(values.shape[-3:], values)
+    points = step * voxel_grid(like.lattice.shape, values)
     return like.with_values(torch.stack([apply_affine(m.to(values), points) for m in logarithms])[None] / step)
 
 

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 from ..errors import InputError
 from .chunks import Chunks, all_at_once, total
@@ -40,8 +41,12 @@ class Alignment(ABC):
     reference: int | None = None
 
     @abstractmethod
+    def constrain_values(self, values: Tensor) -> Tensor:
+        """Project the values of z, or parameters that determine z linearly, ``(B, K, ...)``."""
+
     def constrain(self, z: VelocityField) -> VelocityField:
-        """Project z ``(B, K, D, *S)`` onto the fields that fulfil the constraint."""
+        """Project z ``(B, K, D, *C)`` onto the fields that fulfil the constraint."""
+        return z.with_values(self.constrain_values(z.values))
 
     def centred(self, z: VelocityField) -> VelocityField:
         """Convert z to fields whose mean over K a refinement may leave unchanged."""
@@ -53,22 +58,22 @@ class Alignment(ABC):
 
     @abstractmethod
     def shared(self, z: VelocityField, chunks: Chunks = all_at_once) -> VelocityField:
-        """Compute the common part of z, which moves no timepoint relative to another, ``(B, 1, D, *S)``."""
+        """Compute the common part of z, which moves no timepoint relative to another, ``(B, 1, D, *C)``."""
 
     @abstractmethod
     def displacements(self, z: VelocityField, transformation: Transformation, chunks: Chunks = all_at_once) -> Parts:
-        """Yield chunks of the displacements from the common space to each timepoint, ``(B, k, D, *S)``, voxels."""
+        """Yield chunks of the displacements from the common space to each timepoint, ``(B, k, D, *C)``."""
 
     @abstractmethod
     def inverses(self, z: VelocityField, transformation: Transformation, chunks: Chunks = all_at_once) -> Parts:
-        """Yield chunks of the displacements from each timepoint to the common space, ``(B, k, D, *S)``, voxels."""
+        """Yield chunks of the displacements from each timepoint to the common space, ``(B, k, D, *C)``."""
 
     def __call__(self, z: VelocityField, transformation: Transformation) -> DisplacementField:
-        """Compute the displacements from the common space to each timepoint, ``(B, K, D, *S)``, voxels."""
+        """Compute the displacements from the common space to each timepoint, ``(B, K, D, *C)``."""
         return _joined(self.displacements(z, transformation))
 
     def inverse(self, z: VelocityField, transformation: Transformation) -> DisplacementField:
-        """Compute the displacements from each timepoint to the common space, ``(B, K, D, *S)``, voxels."""
+        """Compute the displacements from each timepoint to the common space, ``(B, K, D, *C)``."""
         return _joined(self.inverses(z, transformation))
 
 
@@ -82,17 +87,17 @@ def _mean(z: VelocityField, chunks: Chunks) -> VelocityField:
     return z.with_values(total(z.values[:, c].sum(dim=1, keepdim=True) for c in chunks(count)) / count)
 
 
-def _centred(z: VelocityField) -> VelocityField:
-    return z - z.with_values(z.values.mean(dim=1, keepdim=True))
+def _centred(values: Tensor) -> Tensor:
+    return values - values.mean(dim=1, keepdim=True)
 
 
 class MeanAlignment(Alignment):
     """All-moving alignment: all timepoints are registered to a common space that none of them defines, and that only
     the prior keeps near their mean (GroupMorph, Section 2)."""
 
-    def constrain(self, z: VelocityField) -> VelocityField:
-        """Return z unchanged."""
-        return z
+    def constrain_values(self, values: Tensor) -> Tensor:
+        """Return the values unchanged."""
+        return values
 
     def shared(self, z: VelocityField, chunks: Chunks = all_at_once) -> VelocityField:
         return z.with_values(torch.zeros_like(z.values[:, :1]))
@@ -109,9 +114,9 @@ class MeanAlignment(Alignment):
 class GeodesicMeanAlignment(MeanAlignment):
     """All-moving alignment to the geodesic mean of the series: the mean of z over K is subtracted."""
 
-    def constrain(self, z: VelocityField) -> VelocityField:
-        """Subtract the mean of z over K."""
-        return _centred(z)
+    def constrain_values(self, values: Tensor) -> Tensor:
+        """Subtract the mean over K."""
+        return _centred(values)
 
     def shared(self, z: VelocityField, chunks: Chunks = all_at_once) -> VelocityField:
         return _mean(z, chunks)
@@ -134,20 +139,22 @@ class ReferenceAlignment(Alignment):
             raise ValueError(f"reference: expected a timepoint's index from 0, got {reference}")
         self.reference = reference
 
-    def constrain(self, z: VelocityField) -> VelocityField:
-        """Subtract the mean of z over K: common motion moves no timepoint relative to the reference."""
-        return _centred(z)
+    def constrain_values(self, values: Tensor) -> Tensor:
+        """Subtract the mean over K: common motion moves no timepoint relative to the reference."""
+        return _centred(values)
 
     def shared(self, z: VelocityField, chunks: Chunks = all_at_once) -> VelocityField:
         return _mean(z, chunks)
 
-    def _pin(self, field: AnyField, start: int = 0) -> AnyField:
-        """Set the reference's field to 0 in a chunk of timepoints that begins at ``start``."""
-        index, values = self.reference - start, field.values
-        if not 0 <= index < field.timepoint_count:
-            return field
-        zeros = torch.zeros_like(values[:, :1])
-        return field.with_values(torch.cat([values[:, :index], zeros, values[:, index + 1 :]], dim=1))
+    def _pinned(self, values: Tensor, start: int = 0) -> Tensor:
+        """Set the reference's values to 0 in a chunk of timepoints that begins at ``start``."""
+        index = self.reference - start
+        if not 0 <= index < values.shape[1]:
+            return values
+        return torch.cat([values[:, :index], torch.zeros_like(values[:, :1]), values[:, index + 1 :]], dim=1)
+
+    def _pin(self, field: AnyField, start: int) -> AnyField:
+        return field.with_values(self._pinned(field.values, start))
 
     def _reference_field(self, z: VelocityField) -> VelocityField:
         check_reference(self.reference, z.timepoint_count)
@@ -175,15 +182,14 @@ class OneWayAlignment(ReferenceAlignment):
         reference: index of the fixed timepoint, from 0.
     """
 
-    def constrain(self, z: VelocityField) -> VelocityField:
+    def constrain_values(self, values: Tensor) -> Tensor:
         """Set the reference's velocity to 0."""
-        check_reference(self.reference, z.timepoint_count)
-        return self._pin(z)
+        check_reference(self.reference, values.shape[1])
+        return self._pinned(values)
 
     def centred(self, z: VelocityField) -> VelocityField:
         """Subtract the mean over K, which to first order preserves the timepoints' relative motion."""
-        z = self.constrain(z)
-        return _centred(z)
+        return z.with_values(_centred(self.constrain_values(z.values)))
 
     def anchored(self, z: VelocityField) -> VelocityField:
         """Subtract the reference's field."""

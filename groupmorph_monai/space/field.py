@@ -15,7 +15,7 @@ from .sampling import full_precision, multiply_axes, placed_once
 @dataclass(frozen=True, eq=False)
 class Field:
     """K vector fields on a lattice, in voxels of the lattice. Arithmetic is that of the values, which broadcast over
-    batch and timepoints; both fields must be on the same lattice.
+    batch and timepoints; both fields must be of one kind and on one lattice.
 
     Args:
         values: ``(B, K, D, *C)``, float32 or float64; half precision is converted to float32. C is the lattice's shape.
@@ -55,19 +55,22 @@ class Field:
         """Return the fields of a chunk of timepoints."""
         return self.with_values(self.values[:, chunk])
 
-    def _values_of(self, other: "Field") -> Tensor:
+    def _values_of(self, other: Self) -> Tensor:
         if other.lattice != self.lattice:
             raise ValueError(f"lattice: expected that of the other field, {self.lattice}, got {other.lattice}")
         return other.values
 
-    def __add__(self, other: "Field") -> Self:
+    def __add__(self, other: Self) -> Self:
         return self.with_values(self.values + self._values_of(other))
 
-    def __sub__(self, other: "Field") -> Self:
+    def __sub__(self, other: Self) -> Self:
         return self.with_values(self.values - self._values_of(other))
 
     def __neg__(self) -> Self:
         return self.with_values(-self.values)
+
+    def __mul__(self, factor: float) -> Self:
+        return self.with_values(self.values * factor)
 
     def __truediv__(self, divisor: float) -> Self:
         return self.with_values(self.values / divisor)
@@ -99,7 +102,17 @@ class VelocityField(Field):
 
 
 class DisplacementField(Field):
-    """Displacements ``(B, K, D, *C)``: point x of the lattice is mapped to ``x + ddf(x)``."""
+    """Displacements ``(B, K, D, *C)``, one component for each axis: point x of the lattice is mapped to ``x + ddf(x)``.
+
+    Raises:
+        ValueError: If there is another number of components.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        components, axes = self.values.shape[2], len(self.lattice.size)
+        if components != axes:
+            raise ValueError(f"values: expected displacements with {axes} components, got {components}")
 
 
 AnyField = TypeVar("AnyField", bound=Field)

@@ -26,7 +26,7 @@ class Transformation(ABC):
 
     @abstractmethod
     def __call__(self, z: VelocityField) -> DisplacementField:
-        """Compute the displacement ``(B, K, D, *S)`` of z ``(B, K, pieces * D, *S)``, on the lattice of z."""
+        """Compute the displacement ``(B, K, D, *C)`` of z ``(B, K, pieces * D, *C)``, on the lattice of z."""
 
     @abstractmethod
     def inverse(self, z: VelocityField) -> DisplacementField:
@@ -39,7 +39,7 @@ class Transformation(ABC):
 
         Args:
             z: z of the previous steps, or None before the first.
-            step: z of the next step, ``(B, K, D, *S)``.
+            step: z of the next step, ``(B, K, D, *C)``.
 
         Returns:
             z of all steps.
@@ -53,15 +53,15 @@ class Flow(Transformation):
 
     @abstractmethod
     def __call__(self, z: VelocityField) -> DisplacementField:
-        """Integrate a velocity ``(B, K, D, *S)`` to a displacement of the same shape."""
+        """Integrate a velocity ``(B, K, D, *C)`` to a displacement of the same shape."""
 
     def inverse(self, z: VelocityField) -> DisplacementField:
         """Compute the displacement of the inverse map, the flow of ``-z``."""
         return self(-z)
 
 
-def _euler_step(z: VelocityField) -> DisplacementField:
-    """Return the displacement after a unit of time if the velocity does not change along the path."""
+def _as_displacement(z: VelocityField) -> DisplacementField:
+    """Return the displacement after a unit of time by a velocity that does not change along the path."""
     return DisplacementField(z.values, z.lattice)
 
 
@@ -80,9 +80,8 @@ class ScalingAndSquaring(Flow):
 
     def _first_step(self, z: VelocityField) -> DisplacementField:
         """Compute the displacement after ``1 / 2**steps`` of the time, here by an Euler step."""
-        return _euler_step(z / 2**self.steps)
+        return _as_displacement(z / 2**self.steps)
 
-    @full_precision
     def __call__(self, z: VelocityField) -> DisplacementField:
         ddf = self._first_step(z)
         for _ in range(self.steps):
@@ -123,7 +122,6 @@ class _FixedSteps(_Solver):
     def _grid(self, func: object, y0: Tensor, times: Tensor) -> Tensor:
         return torch.linspace(0, 1, self.steps + 1, dtype=times.dtype, device=times.device)
 
-    @full_precision
     def __call__(self, z: VelocityField) -> DisplacementField:
         return self._solve(z, method=self.method, options={"grid_constructor": self._grid})
 
@@ -158,7 +156,6 @@ class AdaptiveSolver(_Solver):
             raise ValueError(f"tolerance_voxels: expected more than 0, got {tolerance_voxels}")
         self.tolerance_voxels = tolerance_voxels
 
-    @full_precision
     def __call__(self, z: VelocityField) -> DisplacementField:
         return self._solve(z, rtol=0.0, atol=self.tolerance_voxels)
 
@@ -193,7 +190,7 @@ class FlowSequence(Transformation):
 
     Args:
         flow: integrator of one interval.
-        pieces: T. z contains the velocities of all intervals, ``(B, K, T * D, *S)``, first interval first. With T = 1
+        pieces: T. z contains the velocities of all intervals, ``(B, K, T * D, *C)``, first interval first. With T = 1
             the result is that of ``flow``.
     """
 
@@ -208,7 +205,7 @@ class FlowSequence(Transformation):
         return [z.with_values(part) / self.pieces for part in z.values.chunk(self.pieces, dim=2)]
 
     def __call__(self, z: VelocityField) -> DisplacementField:
-        """Integrate velocities ``(B, K, T * D, *S)`` to a displacement ``(B, K, D, *S)``."""
+        """Integrate velocities ``(B, K, T * D, *C)`` to a displacement ``(B, K, D, *C)``."""
         return reduce(_after, map(self.flow, self._parts(z)))
 
     def inverse(self, z: VelocityField) -> DisplacementField:
@@ -220,7 +217,7 @@ class StepSequence(FlowSequence):
     """Composition of the flows of a network's steps, ``phi_t = phi_(t-1) o exp(v_t)`` (AVSM, Eq. 12). Adding the
     velocities equals this to first order.
 
-    After T steps z contains ``T v_t``, last step first, ``(B, K, T * D, *S)``: as in any sequence, the same change of
+    After T steps z contains ``T v_t``, last step first, ``(B, K, T * D, *C)``: as in any sequence, the same change of
     all pieces moves points as far as that change of a single velocity.
 
     Args:
@@ -231,11 +228,11 @@ class StepSequence(FlowSequence):
         super().__init__(flow, pieces=1)
 
     def joined(self, z: VelocityField | None, step: VelocityField) -> VelocityField:
-        """Prepend a step to z, ``(B, K, T * D, *S)`` to ``(B, K, (T + 1) * D, *S)``.
+        """Prepend a step to z, ``(B, K, T * D, *C)`` to ``(B, K, (T + 1) * D, *C)``.
 
         Args:
             z: z of the previous T steps, or None before the first.
-            step: velocity of the next step, ``(B, K, D, *S)``.
+            step: velocity of the next step, ``(B, K, D, *C)``.
 
         Returns:
             z of all steps.
@@ -262,7 +259,7 @@ class Displacement(Transformation):
 
     def __call__(self, z: VelocityField) -> DisplacementField:
         """Return z as displacements."""
-        return _euler_step(z)
+        return _as_displacement(z)
 
     def inverse(self, z: VelocityField) -> DisplacementField:
         """Compute the displacement of the inverse map."""

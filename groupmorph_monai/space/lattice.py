@@ -20,12 +20,17 @@ class Lattice:
     Args:
         size: size of the image, in voxels.
         step: image voxels between lattice voxels.
+
+    Raises:
+        ValueError: If the step is less than 1.
     """
 
     size: tuple[int, ...]
     step: int = 1
 
     def __post_init__(self) -> None:
+        if self.step < 1:
+            raise ValueError(f"step: expected 1 or more, got {self.step}")
         object.__setattr__(self, "size", tuple(int(n) for n in self.size))
 
     @property

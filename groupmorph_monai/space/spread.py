@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 import torch
 
-from .field import AnyField
+from .field import Field
 
 
-def standard_deviation(fields: Iterable[AnyField]) -> AnyField:
+def standard_deviation(fields: Iterable[Field]) -> Field:
     """Compute the standard deviation of each component over ``fields``, one or more on the same lattice, holding one of
     them at a time.
 
@@ -17,9 +17,11 @@ def standard_deviation(fields: Iterable[AnyField]) -> AnyField:
     Returns:
         Standard deviations on the same lattice; 0 for a single field.
     """
-    mean, squares, count = torch.zeros(()), torch.zeros(()), 0
-    for count, field in enumerate(fields, start=1):
+    remaining = iter(fields)
+    first = next(remaining)
+    mean, squares, count = first.values, torch.zeros_like(first.values), 1
+    for count, field in enumerate(remaining, start=2):
         deviation = field.values - mean
         mean = mean + deviation / count
         squares = squares + deviation * (field.values - mean)
-    return field.with_values((squares / max(count - 1, 1)).sqrt())
+    return Field((squares / max(count - 1, 1)).sqrt(), first.lattice)

@@ -1,7 +1,7 @@
 """Warping by displacement fields, and their composition.
 
 Conventions of the whole package: images are ``(B, K, *S)`` with time on the channel axis and ``S`` in NIfTI index order
-(i, j, k). Fields are ``(B, K, D, *S)``; component d displaces along spatial axis d, in voxels of the field's lattice.
+(i, j, k). Fields are ``(B, K, D, *C)``; component d displaces along spatial axis d, in voxels of the field's lattice.
 Fields pull back, ``warped(x) = image(x + ddf(x))``: point x of the common grid lies at ``x + ddf(x)`` in the timepoint.
 """
 
@@ -56,6 +56,7 @@ def warp_observed(images: Tensor, observed: Tensor | None, ddf: DisplacementFiel
 
 
 def _displace_observed(image: Tensor, observed: Tensor | None, ddf: Tensor) -> tuple[Tensor, Tensor]:
+    """Do the same for one image ``(1, 1, *S)`` by displacements ``(1, D, *S)``."""
     within = (2 * _depth(ddf.detach())).clamp(0, 1).unsqueeze(1)
     if observed is None:
         return displace(image, ddf), within
@@ -111,7 +112,7 @@ def compose(outer: DisplacementField, inner: DisplacementField) -> DisplacementF
     return inner + pull_back(outer, inner)
 
 
-def invert(ddf: DisplacementField, iterations: int = 20) -> DisplacementField:
+def invert(ddf: DisplacementField, iterations: int) -> DisplacementField:
     """Compute the displacement of the inverse map by fixed-point iterations ``w(x) = -ddf(x + w(x))`` (Chen et al.
     2008, Med Phys 35:81), which converge if the displacement's Lipschitz constant is below 1."""
     inverse = -ddf

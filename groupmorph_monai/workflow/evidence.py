@@ -10,7 +10,7 @@ from ..data.storage import IN_MEMORY, Storage
 from ..probability.likelihood import Likelihood, Linearised, comparable
 from ..space.field import DisplacementField, VelocityField
 from ..space.filters import gradient
-from ..space.lattice import coarsen, restrict
+from ..space.lattice import Lattice, coarsen, restrict
 from ..space.warping import warp, warp_observed
 
 Displace = Callable[[VelocityField], DisplacementField]  # maps z to displacements on the same lattice
@@ -146,6 +146,7 @@ class Level:
         self.coverage = None if coverage is None else storage.map(coarsened_coverage, coverage)
         self.mask = None if mask is None else coarsened(mask)
         self.mask_timepoint, self.factor, self.stride = evidence.mask_timepoint, factor, step // factor
+        self.lattice = Lattice(images.shape[2:], step)
 
     def _of_timepoint(self, ddf: DisplacementField, k: int) -> DisplacementField:
         return ddf.timepoints(slice(k, k + 1)).at(self.factor)
@@ -157,6 +158,8 @@ class Level:
             Warped images, ``(1, K, *S)``; their measured weights, of the same shape, or None if they were measured
             everywhere; and the warped mask, ``(1, 1 or K, *S)``, or 1 without one.
         """
+        if ddf.lattice != self.lattice:
+            raise ValueError(f"ddf: expected the lattice of z, {self.lattice}, got {ddf.lattice}")
         timepoints = ddf.timepoint_count
         images, valid, *mask = self.storage.collect(
             ((c, self._warp_chunk(ddf, c)) for c in self.storage.chunks(timepoints)), timepoints

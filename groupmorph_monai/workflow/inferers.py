@@ -151,7 +151,8 @@ class RegistrationInferer(FieldInferer):
     def _predict_streamed(self, images: Tensor, coverage: Tensor | None, network: nn.Module) -> Prediction:
         """Predict in one pass, a few timepoints at a time, or no motion if the network needs all at once. The posterior
         has variance 0, stored as a single number."""
-        model, size = unwrapped(network), images.shape[2:]
+        model = unwrapped(network)
+        lattice = Lattice(images.shape[2:], model.stride)
         if streams(model):
             imputed = images if coverage is None else streamed_imputation(images, coverage, self.storage)
             with self.passes.autocast(images.device):
@@ -163,9 +164,9 @@ class RegistrationInferer(FieldInferer):
             )
         else:
             logger.warning("The network needs all scans at once, which do not fit: the refinement starts without it.")
-            components = len(size) * self.transformation.pieces
-            z = torch.zeros(()).expand(*images.shape[:2], components, *[-(-n // model.stride) for n in size])
-        dvf = self._without_shared(VelocityField(z, Lattice(size, model.stride)))
+            components = len(lattice.size) * self.transformation.pieces
+            z = torch.zeros(()).expand(*images.shape[:2], components, *lattice.shape)
+        dvf = self._without_shared(VelocityField(z, lattice))
         no_variance = torch.full((), -torch.inf).expand(z.shape)
         return Prediction(dvf, z, no_variance, (z, no_variance), images)
 

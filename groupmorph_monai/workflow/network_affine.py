@@ -12,7 +12,6 @@ from ..data.series import Frame, Series
 from ..networks.affine_net import AffineNet, half_side_frame
 from ..space.affine import affine_logarithms
 from ..space.alignment import GeodesicMeanAlignment
-from ..space.field import VelocityField
 from ..space.grid import Grid
 from ..space.integrate import AffineFlow
 from .affine_alignment import AffineAlignment, GroupAffine
@@ -66,6 +65,6 @@ class NetworkAffine:
     def _maps(self, images: Tensor, coverage: Tensor, grid: Grid) -> Tensor:
         """Compute the maps from the common space to each scan, ``(K, 4, 4)``, float64, RAS mm."""
         registration = self.inferer(images[None], self.network, coverage=coverage[None])
-        z = self.inferer.alignment.constrain(VelocityField.on_voxels(registration["z_mean"])).values.flatten(2)[0]
+        z = self.inferer.alignment.constrain_values(registration["z_mean"]).flatten(2)[0].double()
         from_mm = half_side_frame(images.shape[1:]) @ torch.linalg.inv(grid.affine.double())
-        return torch.linalg.inv(from_mm) @ torch.linalg.matrix_exp(affine_logarithms(z.double())) @ from_mm
+        return torch.linalg.inv(from_mm) @ torch.linalg.matrix_exp(affine_logarithms(z)) @ from_mm

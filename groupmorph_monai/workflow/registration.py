@@ -34,7 +34,13 @@ def timepoint_transforms(
 
     Returns:
         K transforms from the common space to each timepoint, RAS mm.
+
+    Raises:
+        ValueError: If the fields differ in lattice or number of timepoints, or belong to more than one series.
     """
+    if ddf.lattice != inverse_ddf.lattice or ddf.values.shape != inverse_ddf.values.shape or len(ddf.values) != 1:
+        shapes = [(*field.values.shape, field.lattice) for field in (ddf, inverse_ddf)]
+        raise ValueError(f"ddf, inverse_ddf: expected fields of one series on one lattice, got {shapes}")
     displacements, inverses = (storage.map(partial(_covering, field), field.values)[0] for field in (ddf, inverse_ddf))
     grid = ddf.lattice.covering().grid(affine)
     dense = [DenseTransform(u, w, grid) for u, w in zip(displacements, inverses)]

@@ -54,3 +54,6 @@ def test_a_reference_that_the_series_lacks_is_named():
         ReferenceAlignment(5)(velocities(), EXP)
     with pytest.raises(InputError, match="reference.*3 timepoints.*got 3"):
         OneWayAlignment(3)(velocities(), EXP)
+    for call in (OneWayAlignment(3).constrain, lambda z: OneWayAlignment(3).inverse(z, EXP)):
+        with pytest.raises(InputError, match="reference.*3 timepoints.*got 3"):
+            call(velocities())

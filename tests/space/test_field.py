@@ -98,14 +98,27 @@ def test_kind_and_lattice_stay(kind):
 
 def test_half_precision_is_widened():
     """A displacement of 100.3 voxels is off by 0.3 in bfloat16."""
-    half = torch.full((1, 1, 3, 2, 2, 2), 0.5, dtype=torch.bfloat16)
-    assert DisplacementField.on_voxels(half).values.dtype == torch.float32
-    assert DisplacementField.on_voxels(half.double()).values.dtype == torch.float64
+    for narrow, wide in ((torch.bfloat16, torch.float32), (torch.float16, torch.float32), (torch.float64,) * 2):
+        assert DisplacementField.on_voxels(torch.zeros(1, 1, 3, 2, 2, 2, dtype=narrow)).values.dtype == wide
+
+
+def test_displacements_have_a_component_for_each_axis():
+    for shape in ((1, 2, 9, 5, 5, 5), (1, 2, 2, 5, 5, 5), (1, 2, 3, 5, 5), (2, 3, 9, 7, 6)):
+        with pytest.raises(ValueError, match="values: expected displacements with"):
+            DisplacementField.on_voxels(torch.zeros(shape))
+    assert VelocityField.on_voxels(torch.zeros(1, 2, 9, 5, 5, 5)).timepoint_count == 2
+    assert DisplacementField.on_voxels(torch.zeros(1, 2, 2, 5, 5)).lattice == Lattice([5, 5])
+
+
+@pytest.mark.parametrize("step", [0, -2])
+def test_a_lattice_has_a_positive_step(step):
+    with pytest.raises(ValueError, match=f"step: expected 1 or more, got {step}"):
+        Lattice((4, 5, 6), step)
 
 
 @pytest.mark.parametrize("step", [1, 2, 4])
 def test_the_lattice_lies_on_the_voxels_of_the_image(step):
-    image = Grid((9, 12, 7), torch.tensor([[0, -2.0, 0, 5], [1.5, 0, 0, -20], [0, 0, 3, 7], [0, 0, 0, 1]]))
+    image = Grid((9, 12, 7), torch.tensor([[0, -2.1, 0, 5], [1.7, 0, 0, -20], [0, 0, 3, 0.1], [0, 0, 0, 1]]).double())
     lattice = Lattice(image.shape, step)
     assert torch.equal(lattice.grid(image.affine).points(), image.points()[::step, ::step, ::step])
     covering = lattice.covering().grid(image.affine)

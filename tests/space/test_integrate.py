@@ -87,7 +87,7 @@ def test_the_inverse_undoes_it(exp):
 def test_displacement_is_itself_and_its_inverse_undoes_it_to_rounding():
     z, transformation = smooth(0.8), Displacement(60)
     ddf = transformation(z)
-    assert torch.equal(ddf.values, z.values)
+    assert torch.equal(ddf.values, z.values) and torch.equal(Displacement(0).inverse(z).values, -z.values)
     back = compose(ddf, transformation.inverse(z)).values
     torch.testing.assert_close(back[INSIDE], torch.zeros_like(back[INSIDE]), atol=1e-8, rtol=0)
 
@@ -101,8 +101,9 @@ def test_gradient_of_the_flow(flow):
 
 
 def test_impossible_settings_are_refused():
-    with pytest.raises(ValueError, match="steps.*-1"):
-        ScalingAndSquaring(-1)
+    for steps in (-1, 31):
+        with pytest.raises(ValueError, match=f"steps.*{steps}"):
+            ScalingAndSquaring(steps)
     with pytest.raises(ValueError, match="tolerance_voxels.*0"):
         AdaptiveSolver(0)
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from groupmorph_monai.space import DisplacementField, Lattice, compose, displace, pull_back, voxel_grid, warp
+from groupmorph_monai.space import DisplacementField, Lattice, compose, displace, invert, pull_back, voxel_grid, warp
 from groupmorph_monai.space.warping import inside_volume, warp_observed
 
 SIZE = (7, 9, 6)
@@ -99,6 +99,30 @@ def test_fields_on_two_lattices_are_not_mixed():
 def test_shapes_that_do_not_fit_are_named():
     with pytest.raises(ValueError, match=r"ddf: .*\(1, 2, 7, 9, 6\).*\(1, 3, 3, 7, 9, 6\)"):
         warp(torch.zeros(1, 2, *SIZE), on_voxels(torch.zeros(1, 3, 3, *SIZE)))
+    for call in (warp, lambda images, ddf: warp_observed(images, None, ddf)):
+        with pytest.raises(ValueError, match=r"ddf: .*\(1, 2, 7, 9, 6\).*\(1, 2, 3, 7, 9, 5\)"):
+            call(torch.zeros(1, 2, *SIZE), on_voxels(torch.zeros(1, 2, 3, 7, 9, 5)))
+
+
+def test_moving_out_of_view_has_no_gradient():
+    image, ddf = noise(1, 2, *SIZE), (noise(1, 2, 3, *SIZE) - 0.5).requires_grad_()
+    values, weight = warp_observed(image, (image > 0.3).double(), on_voxels(ddf))
+    assert 0.1 < weight.mean() < 0.9 and not weight.requires_grad and values.requires_grad
+    assert not warp_observed(image, None, on_voxels(ddf))[1].requires_grad
+
+
+def test_labels_of_fields_that_are_trained_keep_their_values_too():
+    labels, ddf = (5 * noise(1, 1, *SIZE)).round(), torch.full((1, 1, 3, *SIZE), 0.3).double().requires_grad_()
+    assert torch.equal(warp(labels, on_voxels(ddf), mode="nearest"), labels)
+
+
+def test_the_inverse_by_no_iteration_is_the_opposite_and_more_come_closer():
+    x, y, z = voxel_grid((16, 14, 12), torch.empty(0, dtype=torch.float64)) / 3
+    ddf = on_voxels(torch.stack([y.sin(), z.sin(), x.sin()])[None, None])
+    assert torch.equal(invert(ddf, 0).values, -ddf.values)
+    inside = (..., *[slice(3, -3)] * 3)
+    left = [compose(ddf, invert(ddf, n)).values[inside].abs().max().item() for n in (0, 4, 8)]
+    assert left[0] > 0.1 and left[1] < 0.1 * left[0] and left[2] < 0.1 * left[1]
 
 
 @pytest.mark.parametrize("shift", [-0.6, -0.25, 0.0, 0.1, 0.4, 0.5])

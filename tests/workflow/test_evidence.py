@@ -30,6 +30,12 @@ def test_voxels_that_move_out_of_view_do_not_count_as_a_gain():
     assert after.gain_over(before) == gain and before.gain_over(after) == -gain
 
 
+def test_displacements_are_those_of_the_lattice_of_the_level():
+    level = Level(torch.zeros(1, 2, 8, 8, 8), Evidence(), 1, 2)
+    with pytest.raises(ValueError, match="ddf: expected the lattice of z.*step=2.*step=1"):
+        level.warped(DisplacementField.on_voxels(torch.zeros(1, 2, 3, 8, 8, 8)))
+
+
 def test_a_single_mask_moves_with_its_own_timepoint():
     mask, ddf = torch.rand(1, 1, 6, 5, 4), torch.zeros(1, 3, 3, 6, 5, 4)
     ddf[:, 0, 0] = 2

@@ -87,6 +87,18 @@ def test_the_displacement_is_in_voxels_of_the_images():
     assert result["ddf"][0, 1].abs().max() == 0
 
 
+def test_velocities_of_several_pieces_need_a_sequence():
+    """A network for three velocities, whose flows are composed, was read as one velocity with nine components."""
+
+    class Pieces(LocalNetwork):
+        def forward(self, images):
+            zeros = torch.zeros_like(super().forward(images)[:, :6])
+            return torch.cat([zeros] * 6, dim=1)
+
+    with pytest.raises(ValueError, match="3 components, got 9"):
+        inferer()(images(), Pieces().eval())
+
+
 def test_the_result_agrees_with_itself():
     result = inferer(alignment=ReferenceAlignment(1))(images(), LocalNetwork().eval())
     torch.testing.assert_close(result["warped"], warp(images(), DisplacementField.on_voxels(result["ddf"])))

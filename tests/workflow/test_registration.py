@@ -1,5 +1,6 @@
 """Composition of deformations and initial affine maps."""
 
+import pytest
 import torch
 from torch.nn.functional import interpolate
 
@@ -50,6 +51,15 @@ def test_a_field_on_a_coarse_lattice_gives_the_map_of_its_interpolation():
     for lattice, image in zip(of_lattice, of_image):
         assert (image(points) - points).norm(dim=1).max() > 0.3
         torch.testing.assert_close(lattice(points), image(points), atol=1e-5, rtol=0)
+
+
+def test_fields_that_do_not_belong_together_are_refused():
+    field = DisplacementField(torch.zeros(1, 2, 3, 7, 6, 5), Lattice(SIZE, 2))
+    other = DisplacementField(field.values, Lattice((13, 12, 10), 2))
+    batch = field.with_values(field.values.expand(2, -1, -1, -1, -1, -1))
+    for pair in ((field, other), (field, field.timepoints(slice(0, 1))), (batch, batch)):
+        with pytest.raises(ValueError, match="ddf, inverse_ddf: expected fields of one series on one lattice"):
+            timepoint_transforms(*pair, GRID)
 
 
 def test_fields_stay_as_they_are_and_the_spread_passes_through_the_linear_part():
