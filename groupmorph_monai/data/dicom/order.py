@@ -1,7 +1,8 @@
 """Sort volumes by time, and determine their times."""
 
+from collections import defaultdict
 from collections.abc import Hashable, Sequence
-from itertools import compress
+from itertools import compress, pairwise
 
 import numpy as np
 
@@ -38,6 +39,7 @@ _LONG_PAUSE = 3  # minimum ratio of the time between two runs to that between th
 # Keys that do not describe the acquisition and differ even between images of one moment.
 LATE = ORDER[ORDER.index("content time") :]
 EARLY = [key for key in ORDER if key not in LATE]  # attributes of the acquisition
+_OF_A_MOMENT = [key for key in EARLY if key not in ("acquisition time", *_COUNTED)]
 
 
 def _earliest(volumes: Sequence[Volume], key: str) -> list[float] | None:
@@ -117,28 +119,49 @@ def _check_no_copies(volumes: Sequence[Volume]) -> None:
     """Check that no two volumes have equal headers, and that no series shows a moment of another, as copies, filtered
     images, echoes and contrasts do.
 
-    Attributes of the acquisition that are equal in all volumes, or in CT, as of one gated scan, tell nothing.
+    Series of one acquisition time are several images of one scan, except in CT, where they may be phases of the cycle.
+    Where there are only other clocks, such as trigger times, they tell nothing if they are equal in all volumes.
     """
-    moments = [tuple(tuple(map(plane.keys.get, EARLY)) for plane in volume) for volume in volumes]
-    told = len(set(moments)) > 1 and volumes[0][0].source.examination.modality != "CT"
-    headers, shown = dict[Hashable, Plane](), dict[Hashable, Plane]()
-    for (plane, *_), moment in zip(volumes, moments):
+    headers, moments = dict[Hashable, Plane](), defaultdict[Hashable, list[Volume]](list)
+    for volume in volumes:
+        plane = volume[0]
         if any(key in plane.keys for key in _TIMES):
             twin = headers.setdefault((plane.source.description, *sorted(plane.keys.items())), plane)
             if twin is not plane:
                 raise InputError(_equal_times(plane, twin))
-        if told and any(key in plane.keys for key in _CLOCKS):
-            twin = shown.setdefault(moment, plane)
-            if twin.source != plane.source:
-                raise InputError(_equal_times(plane, twin))
+        moments[tuple(tuple(map(plane.keys.get, _OF_A_MOMENT)) for plane in volume)].append(volume)
+    if volumes[0][0].source.examination.modality == "CT":
+        return
+    clocks = _CLOCKS if len(moments) > 1 else ("acquisition time",)
+    for shown in moments.values():
+        for earlier, later in pairwise(sorted(shown, key=_start)):
+            timed = any(key in later[0].keys for key in clocks)
+            if timed and _series(earlier) != _series(later) and _begin_together(earlier, later):
+                raise InputError(_equal_times(later[0], earlier[0]))
+
+
+def _acquisition_times(volume: Volume) -> list[float]:
+    return [plane.keys.get("acquisition time", 0.0) for plane in volume]
+
+
+def _start(volume: Volume) -> float:
+    return min(_acquisition_times(volume))
+
+
+def _begin_together(earlier: Volume, later: Volume) -> bool:
+    """Check whether a volume begins with another one, or in its first half, as where slices are interleaved."""
+    start, middle = _start(earlier), (_start(earlier) + max(_acquisition_times(earlier))) / 2
+    return _start(later) == start or _start(later) < middle
 
 
 def _equal_times(plane: Plane, twin: Plane) -> str:
     names = [f"{source.number} {source.description!r}" for source in (twin.source, plane.source)]
+    equal = plane.keys.get("acquisition time") == twin.keys.get("acquisition time")
     return (
-        f"{plane.file.path}: expected an acquisition, trigger or content time that differs from {twin.file.path}, got "
-        f"equal ones in {names[0]} and {names[1]}; choose the series to align with --series-description PATTERN, "
-        "remove one of the two if it was exported twice, or convert them to NIfTI if both are timepoints"
+        f"{plane.file.path}: expected an acquisition or trigger time that differs from {twin.file.path}, got "
+        f"{'equal' if equal else 'overlapping'} ones in {names[0]} and {names[1]}; choose the series to "
+        "align with --series-description PATTERN, remove one of the two if it was exported twice, or convert "
+        "them to NIfTI if both are timepoints"
     )
 
 

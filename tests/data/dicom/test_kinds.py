@@ -124,6 +124,20 @@ def test_series_that_share_their_times_are_of_several_kinds(tmp_path):
     assert_aligned(read_series(tmp_path, description="in phase*"), volumes())
 
 
+@pytest.mark.parametrize("number", [2, 3, 4])
+@pytest.mark.parametrize(
+    ("step_s", "delay_s", "words"), [(0, 0, "equal"), (3, 0, "equal"), (3, 0.01, "overlapping")], ids=str
+)
+def test_series_of_one_acquisition_are_no_timepoints(tmp_path, number, step_s, delay_s, words):
+    """A Dixon scan, in 3D or slice by slice, whose images the headers do not tell apart: only their descriptions do."""
+    shared, images, slices = exports.examination(), [], np.arange(SIZE[2])
+    for k, name in enumerate(("W", "F", "in", "opp")[:number]):
+        header = {"SeriesNumber": k + 1, "SeriesDescription": f"t1_{name}", "ContentTime": exports.clock(60 + k)}
+        times = [exports.clock(step_s * s + delay_s * k) for s in slices]
+        images += exports.classic(shared, volumes()[k], AFFINE, **header, AcquisitionNumber=k, AcquisitionTime=times)
+    refused(exports.save(images, tmp_path), f"{words} ones in 1 't1_W' and 2 't1_F'", "--series-description")
+
+
 @pytest.mark.parametrize("export", [exports.ge, exports.siemens])
 @pytest.mark.parametrize("timepoints", [range(4), [3]])
 def test_a_second_export_under_other_names_adds_no_timepoints(tmp_path, export, timepoints):
