@@ -1,7 +1,8 @@
 """Series of volumes with their positions in the patient."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +44,11 @@ class Frame:
     @property
     def grid(self) -> Grid:
         return Grid(self.data.shape, torch.as_tensor(self.affine))
+
+    @property
+    def content(self) -> Hashable:
+        """Shape, positions and hash of the voxels, which copies of the volume share."""
+        return self.data.shape, self.affine.tobytes(), blake2b(np.ascontiguousarray(self.data).data).digest()
 
 
 @dataclass(frozen=True)

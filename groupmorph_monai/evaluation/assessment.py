@@ -2,9 +2,8 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -130,11 +129,10 @@ def _warn_if_less_similar(metrics: Mapping[str, float]) -> list[str]:
 
 def _warn_of_duplicates(frames: Sequence[Frame], storage: Storage = IN_MEMORY) -> list[str]:
     """Warn of scans with the same voxels, such as a scan that is listed twice."""
-    first: dict[tuple[object, ...], int] = {}
+    first: dict[Hashable, int] = {}
     warnings = []
     for k, frame in enumerate(frames):
-        key = frame.data.shape, frame.affine.tobytes(), blake2b(np.ascontiguousarray(frame.data).data).digest()
-        same = first.setdefault(key, k)
+        same = first.setdefault(frame.content, k)
         if same != k:
             warnings.append(f"timepoints {same} and {k} have the same voxels: is a scan listed twice?")
             logger.warning("%s (%s)", warnings[-1], frame.path)

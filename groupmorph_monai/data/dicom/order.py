@@ -134,7 +134,7 @@ def _check_no_copies(volumes: Sequence[Volume]) -> None:
         return
     clocks = _CLOCKS if len(moments) > 1 else ("acquisition time",)
     for shown in moments.values():
-        for earlier, later in pairwise(sorted(shown, key=_start)):
+        for earlier, later in pairwise(sorted(shown, key=start_s)):
             timed = any(key in later[0].keys for key in clocks)
             if timed and _series(earlier) != _series(later) and _begin_together(earlier, later):
                 raise InputError(_equal_times(later[0], earlier[0]))
@@ -144,14 +144,15 @@ def _acquisition_times(volume: Volume) -> list[float]:
     return [plane.keys.get("acquisition time", 0.0) for plane in volume]
 
 
-def _start(volume: Volume) -> float:
+def start_s(volume: Volume) -> float:
+    """Return the acquisition time of the first slice; 0 if there is none."""
     return min(_acquisition_times(volume))
 
 
 def _begin_together(earlier: Volume, later: Volume) -> bool:
     """Check whether a volume begins with another one, or in its first half, as where slices are interleaved."""
-    start, middle = _start(earlier), (_start(earlier) + max(_acquisition_times(earlier))) / 2
-    return _start(later) == start or _start(later) < middle
+    start, middle = start_s(earlier), (start_s(earlier) + max(_acquisition_times(earlier))) / 2
+    return start_s(later) == start or start_s(later) < middle
 
 
 def _equal_times(plane: Plane, twin: Plane) -> str:

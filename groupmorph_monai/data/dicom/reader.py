@@ -1,7 +1,7 @@
 """Read the series to align from a DICOM study."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,9 @@ from ..series import Frame, Series
 from .choose import SEE_LIST, aborted_timepoints, choose, possible_timepoints, turned_timepoints
 from .find import Unread, find_stacks
 from .geometry import volume_affine
-from .order import Volume, contradicted_order, in_order, repeated_runs, times_s
+from .order import Volume, contradicted_order, in_order, repeated_runs, start_s, times_s
 from .pixels import read_voxels
+from .plane import Plane
 from .stack import Stack, make_stacks
 
 logger = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ def read_dicom(paths: Sequence[Path], description: str | None = None) -> Series:
     frames = [
         Frame(data, affine, volume[0].file.path) for data, affine, volume in zip(read_voxels(volumes), affines, volumes)
     ]
+    _check_no_copies(frames, volumes)
     names = dict.fromkeys(volume[0].source.description for volume in volumes)
     for stack in chosen:
         logger.info("Chosen: %s, %d x %d slices", stack.name, stack.timepoints, stack.slices)
@@ -105,6 +107,25 @@ def _volumes(chosen: Sequence[Stack]) -> tuple[list[Volume], str, list[np.ndarra
     else:
         volumes, key = in_order([volume for stack in chosen for volume in stack.volumes[0]])
     return volumes, key, [volume_affine(volume) for volume in volumes]
+
+
+def _check_no_copies(frames: Sequence[Frame], volumes: Sequence[Volume]) -> None:
+    """Check that no two volumes of one acquisition time, or without one, have the same voxels, whatever else their
+    headers say: a second export may renumber its images.
+
+    Raises:
+        InputError: If two volumes do.
+    """
+    starts = [start_s(volume) for volume in volumes]
+    first: dict[Hashable, Plane] = {}
+    for frame, (plane, *_), start in zip(frames, volumes, starts):
+        if starts.count(start) > 1 and (twin := first.setdefault((start, frame.content), plane)) is not plane:
+            raise InputError(
+                f"{plane.file.path}: expected other voxels than in {twin.file.path}, got the same in "
+                f"{twin.source.number} {twin.source.description!r} and {plane.source.number} "
+                f"{plane.source.description!r} at one acquisition time; remove the files of the copy, or choose the "
+                "series to align with --series-description PATTERN"
+            )
 
 
 def list_dicom(paths: Sequence[Path], description: str | None = None) -> tuple[str, InputError | None]:

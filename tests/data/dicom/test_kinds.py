@@ -138,20 +138,50 @@ def test_series_of_one_acquisition_are_no_timepoints(tmp_path, number, step_s, d
     refused(exports.save(images, tmp_path), f"{words} ones in 1 't1_W' and 2 't1_F'", "--series-description")
 
 
+def renumbered(images, new_series=True, **attributes):
+    """Copy images of one series with new UIDs and these attributes."""
+    copies, series = deepcopy(images), exports.generate_uid() if new_series else images[0].SeriesInstanceUID
+    for image in copies:
+        image.SOPInstanceUID, image.SeriesInstanceUID = exports.generate_uid(), series
+        for name, value in attributes.items():
+            setattr(image, name, value)
+    return copies
+
+
 @pytest.mark.parametrize("export", [exports.ge, exports.siemens])
 @pytest.mark.parametrize("timepoints", [range(4), [3]])
 def test_a_second_export_under_other_names_adds_no_timepoints(tmp_path, export, timepoints):
     """A series for each timepoint, such as of its filtered images, beside the series of the scan."""
     images = export(volumes(), AFFINE)
     for k in timepoints:
-        series, copies = exports.generate_uid(), deepcopy(images[SIZE[2] * k : SIZE[2] * (k + 1)])
-        for image in copies:
-            image.SeriesInstanceUID, image.SOPInstanceUID = series, exports.generate_uid()
-            image.SeriesNumber, image.SeriesDescription = 100 + k, f"Ph{k}/{image.SeriesDescription}"
-        images += copies
+        volume = images[SIZE[2] * k : SIZE[2] * (k + 1)]
+        name = f"Ph{k}/{volume[0].SeriesDescription}"
+        images += renumbered(volume, SeriesNumber=100 + k, SeriesDescription=name)
     name = images[SIZE[2] * timepoints[0]].SeriesDescription
     exports.save(images, tmp_path)
     refused(tmp_path, "equal ones in", f"{name!r} and {100 + timepoints[0]} 'Ph", "--series-description")
+
+
+@pytest.mark.parametrize("new_series", [True, False])
+@pytest.mark.parametrize("number", [{"TemporalPositionIdentifier": 9}, {"AcquisitionNumber": 9}], ids=str)
+@pytest.mark.parametrize("export", [exports.siemens, exports.ge, exports.philips])
+def test_renumbered_copies_of_a_timepoint_are_refused(tmp_path, export, number, new_series):
+    images = export(volumes(), AFFINE)
+    for k, image in enumerate(images):
+        image.TemporalPositionIdentifier = image.AcquisitionNumber = k // SIZE[2] + 1
+    copies = renumbered(images[SIZE[2] : 2 * SIZE[2]], new_series, **number)
+    exports.save(images + copies, tmp_path)
+    refused(tmp_path, " got ", copies[0].SeriesDescription, "remove", "--series-description")
+
+
+def test_a_copied_phase_of_a_4d_ct_is_refused(tmp_path):
+    headers = [{"SeriesNumber": k, "SeriesDescription": f"T{20 * k}"} for k in range(4)]
+    shared, uids = exports.examination(Modality="CT"), [exports.generate_uid() for _ in headers]
+    headers = [header | {"SeriesInstanceUID": uid} for header, uid in zip(headers, uids)]
+    images = exports.one_series(volumes(), headers, shared=shared, AcquisitionTime="101010")
+    assert_aligned(read_series(exports.save(images, tmp_path)), volumes())
+    copies = renumbered(images[SIZE[2] : 2 * SIZE[2]], SeriesNumber=9, SeriesDescription="T20 again")
+    refused(exports.save(copies, tmp_path, seed=1), "expected other voxels", "1 'T20' and 9 'T20 again'")
 
 
 @pytest.mark.parametrize(
