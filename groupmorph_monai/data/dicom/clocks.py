@@ -1,8 +1,9 @@
 """Moments in the header of an image, and the time zones in which they are given (DICOM PS3.3, C.12.1.1.8)."""
 
+import math
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -10,12 +11,13 @@ from pydicom.valuerep import DT
 
 from ..reading.sidecars import past_midnight
 from .attributes import Attributes
-from .plane import Examination, Plane
+from .plane import Plane
 
 # Matched against the whole text, as pydicom ignores what follows; fraction digits after the sixth are dropped.
 _DATE_AND_TIME = re.compile(r"((?:\d\d){2,7}(?:\.\d{1,6})?)(?:\.|(?<=\.\d{6})\d+)?([+-]\d{4})?")
 _SUFFIX = len("+0000")
 _EPOCH, _DAY_S = datetime(1970, 1, 1), 86400
+_START = "study start"  # name of its moment
 
 Moment = tuple[float, float | None]  # local seconds since 1970, and the offset from UTC if known
 
@@ -30,15 +32,18 @@ def _acquisition_names(attributes: Attributes) -> tuple[str, ...]:
 
 
 def moments(attributes: Attributes) -> dict[str, Moment]:
-    """Return the acquisition, content and series time of a slice, if known.
+    """Return the acquisition, content and series time of a slice, and the start of its study, if known.
 
-    A moment without its own suffix is in the time zone of the image.
+    The start tells which moments are after midnight, and is omitted for images that state date and time together. A
+    moment without its own suffix is in the time zone of the image.
     """
     by_name = {
         "acquisition time": _moment(attributes, "Acquisition", *_acquisition_names(attributes)),
         "content time": _moment(attributes, "Content", "FrameReferenceDateTime"),
         "series time": _day_and_time(attributes, "SeriesTime", "SeriesDate", "StudyDate"),
     }
+    if not attributes.get(*_acquisition_names(attributes)):
+        by_name[_START] = _start(attributes)
     zone = _zone_of_image(attributes)
     return {
         name: (moment[0], zone if moment[1] is None else moment[1])
@@ -81,30 +86,43 @@ def in_one_zone(planes: Sequence[Plane]) -> list[Plane]:
         kind: {name: _default_zone(zones, in_study[name]) for name, zones in _zones(members).items()}
         for kind, members in kinds.items()
     }
-    in_utc = [replace(plane, keys=_in_utc(plane, defaults[_kind(plane)])) for plane in planes]
     for name in ("acquisition time", "content time"):
-        in_utc = _over_midnight(in_utc, name)
-    return in_utc
+        planes = _over_midnight(planes, name)
+    return [replace(plane, keys=_in_utc(plane, defaults[_kind(plane)])) for plane in planes]
 
 
 def _over_midnight(planes: Sequence[Plane], name: str) -> list[Plane]:
-    """Add a day to moments after midnight in examinations whose headers state neither date nor start."""
-    moments_s: defaultdict[Examination, set[float]] = defaultdict(set)
+    """Add a day to moments after midnight, whose headers state the date of the start of the study, or no date at all.
+
+    These are moments on that day before a gap of more than 12 hours that ends with the start or, if it is unknown, with
+    another moment. Where no such gap precedes the start, the study was registered after the scan.
+    """
+    moments_s: defaultdict[tuple[Hashable, float], set[float]] = defaultdict(set)
     for plane in planes:
         if name in plane.keys:
-            moments_s[plane.source.examination].add(plane.keys[name])
+            moments_s[_session(plane, name)].add(plane.keys[name])
     later = {
-        (examination, moment): corrected
-        for examination, values in moments_s.items()
-        for moment, corrected in zip(values, past_midnight([*values]))
-        if corrected != moment
+        (session, moment) for session, values in moments_s.items() for moment in _after_midnight(values, session[1])
     }
     return [
-        replace(plane, keys={**plane.keys, name: later[key]})
-        if (key := (plane.source.examination, plane.keys.get(name))) in later
+        replace(plane, keys={**plane.keys, name: plane.keys[name] + _DAY_S})
+        if (_session(plane, name), plane.keys.get(name)) in later
         else plane
         for plane in planes
     ]
+
+
+def _session(plane: Plane, name: str) -> tuple[Hashable, float]:
+    """Return the examination and time zone of a moment, and the start of the study, infinity if it is unknown."""
+    return (plane.source.examination, plane.zones.get(name)), plane.keys.get(_START, math.inf)
+
+
+def _after_midnight(moments_s: Collection[float], start_s: float) -> list[float]:
+    """Return the moments that are after midnight, although on the day of the start, or in 1970 if it is unknown."""
+    day = 0.0 if start_s == math.inf else start_s // _DAY_S * _DAY_S
+    values = [moment - day for moment in {*moments_s, start_s} if 0 <= moment - day < _DAY_S]
+    late = {value for value, corrected in zip(values, past_midnight(values)) if corrected != value}
+    return [moment for moment in moments_s if moment - day in late and start_s - moment > _DAY_S / 2]
 
 
 def _kind(plane: Plane) -> Hashable:
@@ -146,20 +164,18 @@ def _in_utc(plane: Plane, defaults: dict[str, float | None]) -> dict[str, float]
 def _moment(attributes: Attributes, name: str, *whole: str) -> Moment | None:
     """Read a moment that is stored as one attribute ``whole``, or as a date and a time.
 
-    A time without a date is on the day of its series or study. A time more than 12 hours before the study began, on the
-    same day, is after midnight.
+    A time without a date is on the day of its series or study.
     """
     if moment := attributes.get(*whole):
         return _instant(str(moment))
-    instant = _day_and_time(attributes, f"{name}Time", f"{name}Date", "SeriesDate", "StudyDate")
-    start = _day_and_time(attributes, "StudyTime", "StudyDate", "SeriesDate") or _day_and_time(
+    return _day_and_time(attributes, f"{name}Time", f"{name}Date", "SeriesDate", "StudyDate")
+
+
+def _start(attributes: Attributes) -> Moment | None:
+    """Read when the study began, or else the series."""
+    return _day_and_time(attributes, "StudyTime", "StudyDate", "SeriesDate") or _day_and_time(
         attributes, "SeriesTime", "SeriesDate", "StudyDate"
     )
-    if instant is None or start is None:
-        return instant
-    (local, zone), (begin, _) = instant, start
-    same_day = local // _DAY_S == begin // _DAY_S
-    return (local + _DAY_S if same_day and begin - local > _DAY_S / 2 else local), zone
 
 
 def _day_and_time(attributes: Attributes, time: str, *dates: str) -> Moment | None:

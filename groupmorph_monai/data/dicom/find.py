@@ -18,6 +18,7 @@ from pydicom.uid import UID
 from ..reading.signature import check_regular_file, files_below, is_dicom
 from .clocks import in_one_zone
 from .headers import planes_of
+from .order import ORDER
 from .plane import Plane, Raster, Source
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,9 @@ def find_stacks(paths: Sequence[Path]) -> tuple[dict[Source, list[Plane]], list[
     for plane in planes:
         # Some programs give one UID to several images, which differ in position or time.
         file = plane.file
-        unique.setdefault((file.uid, file.frame, file.corner, *plane.place.position, *plane.keys.items()), plane)
+        unique.setdefault(
+            (file.uid, file.frame, file.corner, *plane.place.position, *map(plane.keys.get, ORDER)), plane
+        )
     if len(unique) < len(planes):
         logger.info("%d images are stored twice; one copy of each is read.", len(planes) - len(unique))
     if unread:

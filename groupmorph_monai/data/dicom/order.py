@@ -126,7 +126,7 @@ def _check_no_copies(volumes: Sequence[Volume]) -> None:
     for volume in volumes:
         plane = volume[0]
         if any(key in plane.keys for key in _TIMES):
-            twin = headers.setdefault((plane.source.description, *sorted(plane.keys.items())), plane)
+            twin = headers.setdefault((plane.source.description, *map(plane.keys.get, ORDER)), plane)
             if twin is not plane:
                 raise InputError(_equal_times(plane, twin))
         moments[tuple(tuple(map(plane.keys.get, _OF_A_MOMENT)) for plane in volume)].append(volume)

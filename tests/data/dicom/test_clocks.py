@@ -5,7 +5,7 @@ import pytest
 pydicom = pytest.importorskip("pydicom")
 
 import dicom_exports as exports  # noqa: E402
-from dicom_exports import AFFINE, assert_aligned, dynamic, one_series, volumes  # noqa: E402
+from dicom_exports import AFFINE, SIZE, assert_aligned, dynamic, one_series, volumes  # noqa: E402
 
 from groupmorph_monai.data.reading.readers import read_series  # noqa: E402
 
@@ -39,6 +39,41 @@ def test_a_scan_over_midnight_keeps_its_order(tmp_path, study, dates):
     series = read_series(exports.save(images, tmp_path))
     assert series.times_s == (0, 20)
     assert_aligned(series, data)
+
+
+@pytest.mark.parametrize("study", ["200000", "195959", "235959", "064500", ""])
+@pytest.mark.parametrize("date", ["20250301", None])
+def test_a_study_registered_after_the_scan_does_not_change_its_order(tmp_path, study, date):
+    """Some scans are more than 12 hours earlier, others less."""
+    headers = [{"AcquisitionTime": time, "AcquisitionDate": date} for time in ("070000", "075900", "080100", "120500")]
+    images = one_series(volumes(), headers, shared=exports.examination(StudyTime=study))
+    series = read_series(exports.save(images, tmp_path))
+    assert_aligned(series, volumes())
+    assert series.times_s == (0, 3540, 3660, 18300)
+
+
+def test_a_late_scan_is_not_before_an_early_one_on_the_day_of_the_study(tmp_path):
+    images = one_series(
+        volumes(2),
+        [{"AcquisitionTime": time, "AcquisitionDate": "20250301"} for time in ("070000", "200000")],
+        shared=exports.examination(StudyTime="064500"),
+    )
+    series = read_series(exports.save(images, tmp_path))
+    assert_aligned(series, volumes(2))
+    assert series.times_s == (0, 46800)
+
+
+@pytest.mark.parametrize("starts", [{"StudyTime": "233000"}, {"StudyTime": "", "SeriesTime": "235945"}])
+def test_series_after_midnight_follow_those_before(tmp_path, starts):
+    """The last one has a date of its own, which is right."""
+    images = exports.siemens(volumes(3), AFFINE, **starts)
+    for number, image in enumerate(images):
+        k = number // SIZE[2]
+        image.AcquisitionTime = ("235950", "000010", "000030")[k]
+        image.AcquisitionDate = ("20250301", "20250301", "20250302")[k]
+    series = read_series(exports.save(images, tmp_path))
+    assert_aligned(series, volumes(3))
+    assert series.times_s == (0, 20, 40)
 
 
 def test_clocks_go_back_during_the_scan(tmp_path):
