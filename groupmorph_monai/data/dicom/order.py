@@ -39,6 +39,7 @@ _LONG_PAUSE = 3  # minimum ratio of the time between two runs to that between th
 # Keys that do not describe the acquisition and differ even between images of one moment.
 LATE = ORDER[ORDER.index("content time") :]
 EARLY = [key for key in ORDER if key not in LATE]  # attributes of the acquisition
+IN_FILE = ("dimension index", "frame number")  # numbers that every file counts
 _OF_A_MOMENT = [key for key in EARLY if key not in ("acquisition time", *_COUNTED)]
 
 

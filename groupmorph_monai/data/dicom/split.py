@@ -3,10 +3,11 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from itertools import product
 
 from ...errors import InputError
 from .geometry import SAME_PLACE_MM, depth, evenly_spaced
-from .order import EARLY, LATE, ORDER, Volume, at_the_same_time, in_order
+from .order import EARLY, IN_FILE, LATE, ORDER, Volume, at_the_same_time, in_order
 from .plane import ImageFile, Plane
 from .prospective_motion import follows_patient, is_tilted, volumes_by_shared_attribute
 
@@ -77,30 +78,52 @@ def _split_by_key(positions: Sequence[Sequence[Plane]], number: int) -> tuple[li
         InputError: If no attribute does, or if the images are of several kinds.
     """
     keys = [key for key in ORDER if all(len({p.keys.get(key) for p in at} - {None}) == number for at in positions)]
+    if (not keys or keys[0] in IN_FILE) and (names := _of_repetitions(positions, number)):
+        return _sorted_by(names, positions), " and ".join(names)
     if not keys:
-        first, second = (plane.file for plane in positions[0][:2])
-        other, cure = second.path, "remove one of them if the slice was exported twice"
-        if first.path == second.path:
-            other, cure = "other frames", "convert the series to a NIfTI file for each timepoint"
-        raise InputError(
-            f"{first.path}: expected an acquisition, trigger or content time that differs from {other} at the same "
-            f"position, got none; {cure}"
-        )
+        raise InputError(_untold(positions, number))
     if keys[0] in LATE:
         _check_one_kind(positions)
     if keys[0] == "trigger time" and (label := _label_of_volumes(keys, positions)):
-        return _sorted_by(label, positions), label
+        return _sorted_by([label], positions), label
     key = _instead_of_acquisition_time(keys, positions) if keys[0] == "acquisition time" else keys[0]
-    return _sorted_by(key, positions), key
+    return _sorted_by([key], positions), key
+
+
+def _of_repetitions(positions: Sequence[Sequence[Plane]], number: int) -> tuple[str, str] | None:
+    """Find the two attributes that together distinguish the images of a repeated scan: one the repetitions, the other
+    the images of each, such as temporal positions that start again in every file."""
+    for outer, inner in product(("acquisition time", "acquisition number"), EARLY):
+        pairs = [{(plane.keys.get(outer), plane.keys.get(inner)) for plane in images} for images in positions]
+        known = not any(None in pair for at_position in pairs for pair in at_position)
+        if known and all(len(at_position) == number for at_position in pairs):
+            return outer, inner
+    return None
+
+
+def _untold(positions: Sequence[Sequence[Plane]], number: int) -> str:
+    """Describe images at one position that no attribute of the acquisition tells apart: of several kinds if their
+    headers differ otherwise, or copies."""
+    label = _shared_label(positions)
+    if label and all(len({tuple(map(p.keys.get, ORDER)) for p in images}) == number for images in positions):
+        return _several_kinds(positions[0], label)
+    first, second = (plane.file for plane in positions[0][:2])
+    other, cure = second.path, "remove one of them if the slice was exported twice"
+    if first.path == second.path:
+        other, cure = "other frames", "convert the series to a NIfTI file for each timepoint"
+    return (
+        f"{first.path}: expected an acquisition, trigger or content time that differs from {other} at the same "
+        f"position, got none; {cure}"
+    )
 
 
 def _instead_of_acquisition_time(keys: Sequence[str], positions: Sequence[Sequence[Plane]]) -> str:
     """Choose the attribute that orders the images where acquisition times may not: if the scanner's clock was set
     during the scan, or if the scan is gated."""
-    volumes = _sorted_by("acquisition time", positions)
+    volumes = _sorted_by(["acquisition time"], positions)
     if {"trigger time", "temporal position"} <= {*keys}:
-        triggered = _sorted_by("trigger time", positions)
-        confirmed = triggered == _sorted_by("temporal position", positions)
+        triggered = _sorted_by(["trigger time"], positions)
+        confirmed = triggered == _sorted_by(["temporal position"], positions)
         if confirmed and triggered != volumes and _members(triggered) == _members(volumes):
             return "trigger time"  # only the order of the volumes differs: the clock was set
     if not at_the_same_time(volumes):
@@ -169,9 +192,9 @@ def _label_of_volumes(keys: Sequence[str], positions: Sequence[Sequence[Plane]])
         The name of a number that all slices of a volume share, or else the next of the keys if the trigger times of
         different volumes overlap; an empty string if trigger times divide the slices in the same way, or run in cycles.
     """
-    triggered = _sorted_by("trigger time", positions)
+    triggered = _sorted_by(["trigger time"], positions)
     for label in ("temporal position", "acquisition number", *keys[1:2]):
-        volumes = _sorted_by(label, positions) if label in keys else []
+        volumes = _sorted_by([label], positions) if label in keys else []
         shared = all(len({plane.keys[label] for plane in volume}) == 1 for volume in volumes)
         by_chance = shared or (label == keys[1] and _overlap(triggered, "trigger time"))
         mixed = _members(volumes) != _members(triggered)
@@ -197,8 +220,9 @@ def _in_cycles(volumes: Sequence[Volume], key: str) -> bool:
     return all(sum(a > b for a, b in zip(values, values[1:] + values[:1])) == 1 for values in cycles)
 
 
-def _sorted_by(key: str, positions: Sequence[Sequence[Plane]]) -> list[Volume]:
-    return list(zip(*(sorted(images, key=lambda plane: plane.keys[key]) for images in positions)))
+def _sorted_by(names: Sequence[str], positions: Sequence[Sequence[Plane]]) -> list[Volume]:
+    """Sort the images at each position by the first of some attributes, and where it is equal by the next."""
+    return list(zip(*(sorted(images, key=lambda plane: [plane.keys[name] for name in names]) for images in positions)))
 
 
 def _by_position(planes: Sequence[Plane]) -> list[list[Plane]]:

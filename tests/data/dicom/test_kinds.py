@@ -51,6 +51,36 @@ def test_repetitions_of_a_scan_are_timepoints(tmp_path, phase, repetition):
     assert_aligned(read_series(exports.save(exports.one_series(volumes(6), headers), tmp_path)), volumes(6))
 
 
+RESTARTED = {
+    "times": lambda number: {"AcquisitionDateTime": "20250301" + exports.clock(300 * number)},
+    "numbers": lambda number: {"AcquisitionNumber": number + 1},
+    "neither": lambda number: {},
+}
+
+
+@pytest.mark.parametrize("told", RESTARTED)
+@pytest.mark.parametrize("later_first", [True, False])
+def test_temporal_positions_that_start_again_in_every_file(tmp_path, told, later_first):
+    """Without times of the frames. Numbers of files and frames do not tell kinds of images from timepoints."""
+    images = exports.enhanced(volumes(), AFFINE, files=2)
+    for number, image in enumerate(images):
+        image.InstanceNumber = 2 - number if later_first else 1 + number
+        for name, value in RESTARTED[told](number).items():
+            setattr(image, name, value)
+        for group in image.PerFrameFunctionalGroupsSequence:
+            content = group.FrameContentSequence[0]
+            content.TemporalPositionIndex -= 2 * number
+            content.DimensionIndexValues = [1, content.InStackPositionNumber, content.TemporalPositionIndex]
+            del content.FrameAcquisitionDateTime
+    exports.save(images, tmp_path)
+    if told == "neither":
+        refused(tmp_path, "expected one image for each temporal position", "got 2 that may be echoes")
+    else:
+        series = read_series(tmp_path)
+        assert_aligned(series, 2.0 * volumes() - 5)
+        assert series.times_s is None
+
+
 def test_ct_images_of_one_acquisition_are_timepoints(tmp_path):
     """A perfusion scan in cine mode, twice."""
     images = exports.one_series(volumes(6), KINDS["contrasts"], shared=exports.examination(Modality="CT"))
