@@ -27,13 +27,47 @@ def volumes_by_shared_attribute(planes: Sequence[Plane], labels: Sequence[str]) 
         return []
     partitions = {}
     for label in labels:
-        groups: defaultdict[float | None, list[int]] = defaultdict(list)
-        for number, plane in enumerate(planes):
-            groups[plane.keys.get(label)].append(number)
-        volumes = [tuple(sorted((planes[n] for n in group), key=depth)) for group in groups.values()]
-        if len(volumes) > 1 and None not in groups and _complete(volumes):
-            partitions[frozenset(map(tuple, groups.values()))] = volumes
+        volumes = _sharing(planes, label)
+        if len(volumes) > 1 and _complete(volumes):
+            partitions[frozenset(frozenset(map(id, volume)) for volume in volumes)] = volumes
     return next(iter(partitions.values())) if len(partitions) == 1 else []
+
+
+def _sharing(planes: Sequence[Plane], label: str) -> list[tuple[Plane, ...]]:
+    """Group slices by an attribute, each group sorted by depth; empty if a slice lacks the attribute."""
+    groups: defaultdict[float | None, list[Plane]] = defaultdict(list)
+    for plane in planes:
+        groups[plane.keys.get(label)].append(plane)
+    return [] if None in groups else [tuple(sorted(group, key=depth)) for group in groups.values()]
+
+
+def stacks_apart(planes: Sequence[Plane], labels: Sequence[str]) -> list[Sequence[Plane]]:
+    """Find two stacks of parallel slices that show different parts of the body, such as two knees.
+
+    Args:
+        labels: names of attributes, any of which the slices of a stack may share.
+
+    Returns:
+        The stacks, sorted by depth; empty if no attribute divides the slices into evenly spaced ones that lie apart,
+        and if no gap is as wide as the slices on either side.
+    """
+    for stacks in (_sharing(planes, label) for label in labels):
+        largest = max(stacks, key=len, default=())
+        apart = [stack for stack in stacks if not may_show_same_anatomy(stack, largest)]
+        if apart and all(map(evenly_spaced, stacks)):
+            return sorted([largest, apart[0]], key=lambda stack: depth(stack[0]))
+    return _beside_a_gap(planes)
+
+
+def _beside_a_gap(planes: Sequence[Plane]) -> list[Sequence[Plane]]:
+    """Divide slices at a gap as wide as the slices on either side; empty if there is none."""
+    ordered, gaps = sorted(planes, key=depth), gaps_mm(planes)
+    if not len(gaps):
+        return []
+    depths = np.array([depth(plane) for plane in ordered])
+    k = int(np.diff(depths).argmax()) + 1
+    longest_mm = max(np.ptp(depths[:k]), np.ptp(depths[k:])) + np.median(gaps)
+    return [ordered[:k], ordered[k:]] if depths[k] - depths[k - 1] > longest_mm else []
 
 
 def is_tilted(planes: Sequence[Plane]) -> bool:

@@ -9,7 +9,7 @@ from ...errors import InputError
 from .geometry import SAME_PLACE_MM, depth, evenly_spaced
 from .order import EARLY, IN_FILE, LATE, ORDER, Volume, at_the_same_time, in_order
 from .plane import ImageFile, Plane
-from .prospective_motion import follows_patient, is_tilted, volumes_by_shared_attribute
+from .prospective_motion import follows_patient, is_tilted, stacks_apart, volumes_by_shared_attribute
 
 _GATED = ("phase", "trigger time", "temporal position")
 _CHANCE = 1e-3  # highest probability of cycles at all positions by chance at which a series is called gated
@@ -51,7 +51,8 @@ def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
         The volumes in temporal order, and the attribute.
 
     Raises:
-        InputError: If slices are missing, or if images at a position cannot be distinguished, or are of several kinds.
+        InputError: If slices are missing or form stacks of different parts of the body, or if images at a position
+            cannot be distinguished or are of several kinds.
     """
     positions = _by_position(planes)
     number = max(len(images) for images in positions)
@@ -61,6 +62,8 @@ def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
             return in_order(volumes)
         if follows_patient(planes):
             raise InputError(_inseparable(planes))
+        if stacks := stacks_apart(planes, EARLY):
+            raise InputError(_several_stacks(stacks))
     if short:
         raise InputError(_missing(positions, short, number))
     if number == 1:
@@ -242,6 +245,18 @@ def _inseparable(planes: Sequence[Plane]) -> str:
         f"share, as the slices of {first.source.description!r} lie at different positions in every volume, got none "
         f"that divides its {len(planes)} slices into complete volumes; export the whole series again, or convert it "
         "to a NIfTI file for each volume"
+    )
+
+
+def _several_stacks(stacks: Sequence[Sequence[Plane]]) -> str:
+    first = stacks[0][0]
+    (number, low, high), (other, other_low, other_high) = (
+        (len({round(depth(p) / SAME_PLACE_MM) for p in stack}), depth(stack[0]), depth(stack[-1])) for stack in stacks
+    )
+    return (
+        f"{first.file.path}: expected one stack of slices in {first.source.description!r}, got several, such as "
+        f"{number} slices at {low:.4g} to {high:.4g} mm and {other} at {other_low:.4g} to {other_high:.4g} mm; use a "
+        "folder with the files of one stack"
     )
 
 

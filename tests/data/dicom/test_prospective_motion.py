@@ -188,3 +188,22 @@ def test_parallel_stacks_of_knees_or_discs_do_not_follow_the_patient(tmp_path, d
     study = exports.dynamic(shared, volumes(3)) + stacks[: len(stacks) - 2 * missing]
     assert_aligned(read_series(exports.save(study, tmp_path)), volumes(3))
     assert f"1 x {len(stacks) - 2 * missing} slices" in list_dicom([tmp_path])[0]
+
+
+@pytest.mark.parametrize(
+    ("distance_mm", "delay_s", "timepoints"),
+    [(mm, 20, numbers) for mm in (18, 24, 60) for numbers in ((2, 2), (2, 1), (3, 1))] + [(60, 0, (2, 2))],
+    ids=str,
+)
+def test_two_stacks_of_one_series_are_named(tmp_path, distance_mm, delay_s, timepoints):
+    """Slices are not called missing or exported twice. The slices of a stack share their times, or there is a gap."""
+    images, header = [], {"SeriesInstanceUID": exports.generate_uid(), "SeriesDescription": "knees"}
+    shared, data = exports.examination(), volumes()
+    for number, count in enumerate(timepoints):
+        grid = AFFINE.copy()
+        grid[2, 3] += distance_mm * number
+        for k in range(count):
+            header["AcquisitionTime"] = exports.clock(60 * k + delay_s * number)
+            images += exports.classic(shared, data[k + number], grid, **header)
+    places = f"7 slices at 20 to 38 mm and 7 at {distance_mm + 20} to {distance_mm + 38} mm"
+    refused(exports.save(images, tmp_path), f"one stack of slices in 'knees', got several, such as {places}; use")
