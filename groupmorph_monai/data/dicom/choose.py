@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 _USUAL_TILT_DEGREES = 5  # as far as patients usually turn their heads during a scan
 _CLEARLY_LONGER = 2  # ratio of timepoints to the next candidate
 SEE_LIST = ", or see --list"  # the end of a message that the listing itself omits
-_CHOOSE = "choose one with --series-description PATTERN"
+_CHOOSE = "choose one, or those that belong together, with --series-description PATTERN"
 
 
 def choose(stacks: Sequence[Stack], pattern: str | None = None) -> tuple[list[Stack], dict[Stack, str]]:
@@ -26,7 +26,7 @@ def choose(stacks: Sequence[Stack], pattern: str | None = None) -> tuple[list[St
     Args:
         stacks: all stacks of the study.
         pattern: pattern of series descriptions, with ``*`` and ``?``, ignoring case; a part of a description is enough.
-            Matching stacks form a group even if their properties differ.
+            Matching stacks form a group even if their properties differ, except for the kinds of image of a series.
 
     Returns:
         The chosen stacks, and for each other stack the reason why it was not chosen.
@@ -146,7 +146,9 @@ def _longest(stacks: Sequence[Stack], pattern: str | None) -> list[Stack]:
         if together:
             logger.warning("Aligning dissimilar series, as selected by their descriptions: %s", _list(together))
         return together
-    unclear = order if len(order) > 1 and _count(order[0]) < _CLEARLY_LONGER * _count(order[1]) else []
+    series = {stack.source.series for stack in order[0]}
+    rivals = [group for group in order[1:] if not pattern or any(stack.source.series in series for stack in group)]
+    unclear = [order[0], *rivals] if rivals and _count(order[0]) < _CLEARLY_LONGER * _count(rivals[0]) else []
     if not pattern and sum(stack.timepoints > 1 for stack in order[0]) > 1:
         unclear = order  # runs of one protocol
     if unclear:
@@ -156,7 +158,6 @@ def _longest(stacks: Sequence[Stack], pattern: str | None) -> list[Stack]:
         raise InputError(
             f"{several[0].planes[0].file.path}: expected one series to align, got {_list(several)}; {cure}"
         )
-    series = {stack.source.series for stack in order[0]}
     dissimilar = [stack for stack in stacks if pattern and stack.source.series not in series and not stack.rejection]
     if dissimilar:
         logger.warning("Aligning dissimilar series, too, as selected by their descriptions: %s", _list(dissimilar))

@@ -55,6 +55,12 @@ def _series(volume: Volume) -> str:
     return volume[0].source.series
 
 
+def _kind(volume: Volume) -> tuple[str, tuple[str, ...], float]:
+    """Return what volumes of one scan share: series, image type and echo time."""
+    source = volume[0].source
+    return source.series, source.image_type, source.echo_time_ms
+
+
 def _starts(volumes: Sequence[Volume]) -> dict[str, float]:
     """Compute the acquisition times of series since the first; empty if all volumes differ in them or one has none."""
     times = _earliest(volumes, "acquisition time")
@@ -117,8 +123,8 @@ def in_order(volumes: Sequence[Volume]) -> tuple[list[Volume], str]:
 
 
 def _check_no_copies(volumes: Sequence[Volume]) -> None:
-    """Check that no two volumes have equal headers, and that no series shows a moment of another, as copies, filtered
-    images, echoes and contrasts do.
+    """Check that no two volumes have equal headers, and that no series or kind of image shows a moment of another, as
+    copies, filtered images, echoes and contrasts do.
 
     Series of one acquisition time are several images of one scan, except in CT, where they may be phases of the cycle.
     Where there are only other clocks, such as trigger times, they tell nothing if they are equal in all volumes.
@@ -137,7 +143,7 @@ def _check_no_copies(volumes: Sequence[Volume]) -> None:
     for shown in moments.values():
         for earlier, later in pairwise(sorted(shown, key=start_s)):
             timed = any(key in later[0].keys for key in clocks)
-            if timed and _series(earlier) != _series(later) and _begin_together(earlier, later):
+            if timed and _kind(earlier) != _kind(later) and _begin_together(earlier, later):
                 raise InputError(_equal_times(later[0], earlier[0]))
 
 

@@ -192,6 +192,18 @@ def test_a_second_export_under_other_names_adds_no_timepoints(tmp_path, export, 
     refused(tmp_path, "equal ones in", f"{name!r} and {100 + timepoints[0]} 'Ph", "--series-description")
 
 
+@pytest.mark.parametrize("number", [2, 3, 4])
+def test_magnitude_and_phase_of_a_second_examination_are_no_timepoints(tmp_path, number):
+    """They are in one series, which a description selects together with the first examination."""
+    images, late = dynamic(), dynamic(data=volumes(number, seed=6), SeriesDescription="dyn late")
+    for image in late:
+        image.AcquisitionTime = f"11{image.AcquisitionTime[2:]}"
+    phase = renumbered(late, new_series=False, ImageType=["ORIGINAL", "PRIMARY", "P", "ND"])
+    exports.save(images + late + phase, tmp_path)
+    refused(tmp_path, "'dyn late'", "--series-description", description="dyn*")
+    assert_aligned(read_series(tmp_path, description="'dyn'"), volumes())
+
+
 @pytest.mark.parametrize("new_series", [True, False])
 @pytest.mark.parametrize("number", [{"TemporalPositionIdentifier": 9}, {"AcquisitionNumber": 9}], ids=str)
 @pytest.mark.parametrize("export", [exports.siemens, exports.ge, exports.philips])

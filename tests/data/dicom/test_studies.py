@@ -111,7 +111,7 @@ def test_single_scans_that_are_not_alike_are_aligned_when_named(tmp_path, caplog
 @pytest.mark.parametrize(
     "others", [{"FrameOfReferenceUID": "1.2.3"}, {"StudyInstanceUID": "1.2.3"}, {"EchoTime": "30"}]
 )
-@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
 def test_a_description_selects_scans_that_are_not_like_the_series(tmp_path, caplog, others, number):
     data = volumes(4 + number)
     late = {"SeriesDescription": "dyn_late", "SeriesNumber": 9, "SeriesInstanceUID": exports.generate_uid()}
