@@ -43,7 +43,7 @@ IN_FILE = ("dimension index", "frame number")  # numbers that every file counts
 _OF_A_MOMENT = [key for key in EARLY if key not in ("acquisition time", *_COUNTED)]
 
 
-def _earliest(volumes: Sequence[Volume], key: str) -> list[float] | None:
+def earliest(volumes: Sequence[Volume], key: str) -> list[float] | None:
     """Return the smallest value of each volume; None unless all slices have one."""
     if not all(key in plane.keys for volume in volumes for plane in volume):
         return None
@@ -63,7 +63,7 @@ def _kind(volume: Volume) -> tuple[str, tuple[str, ...], float]:
 
 def _starts(volumes: Sequence[Volume]) -> dict[str, float]:
     """Compute the acquisition times of series since the first; empty if all volumes differ in them or one has none."""
-    times = _earliest(volumes, "acquisition time")
+    times = earliest(volumes, "acquisition time")
     if times is None or _differs(volumes, "acquisition time"):
         return {}
     starts: dict[str, float] = {}
@@ -86,7 +86,7 @@ def _preferred(volumes: Sequence[Volume], keys: Sequence[str]) -> list[str]:
 
 def _differs(volumes: Sequence[Volume], key: str) -> bool:
     """Check whether all volumes differ in an attribute."""
-    values = _earliest(volumes, key)
+    values = earliest(volumes, key)
     return values is not None and len(set(values)) == len(values)
 
 
@@ -116,7 +116,7 @@ def in_order(volumes: Sequence[Volume]) -> tuple[list[Volume], str]:
     """
     _check_no_copies(volumes)
     for key in _preferred(volumes, ORDER):
-        values = _earliest(volumes, key)
+        values = earliest(volumes, key)
         if values is not None and _differs(volumes, key):
             return [volumes[k] for k in np.argsort(values)], key
     return list(volumes), "order of the files"
@@ -204,7 +204,7 @@ def contradicted_order(volumes: Sequence[Volume], key: str) -> list[str]:
     preferred = _preferred(volumes, _CLOCKS)
     for clock in preferred[: preferred.index(key) if key in preferred else None]:
         timed = [all(clock in plane.keys for plane in volume) for volume in volumes]
-        values = _earliest(list(compress(volumes, timed)), clock)
+        values = earliest(list(compress(volumes, timed)), clock)
         if not all(timed) and values and any(np.diff(values) < 0):
             path = volumes[timed.index(False)][0].file.path
             return [
@@ -256,7 +256,7 @@ def _repetitions(volumes: Sequence[Volume]) -> tuple[list[float] | None, str]:
 
 
 def _rising(volumes: Sequence[Volume], key: str) -> list[float] | None:
-    values = _earliest(volumes, key)
+    values = earliest(volumes, key)
     if values is None or not all(np.diff(values) > 0):
         return None
     one_series = len({_series(volume) for volume in volumes}) == 1

@@ -10,6 +10,7 @@ from ...errors import InputError
 from ..reading.sidecars import even_step
 from ..series import Frame, Series
 from .choose import SEE_LIST, aborted_timepoints, choose, possible_timepoints, turned_timepoints
+from .clock_changes import clock_changes
 from .find import Unread, find_stacks
 from .geometry import volume_affine
 from .order import Volume, contradicted_order, in_order, repeated_runs, start_s, times_s
@@ -80,7 +81,8 @@ def read_dicom(paths: Sequence[Path], description: str | None = None) -> Series:
     volumes, key, affines = _volumes(chosen)
     times, clock = times_s(volumes)
     warnings = possible_timepoints(rejected, chosen, description) + aborted_timepoints(chosen)
-    warnings += turned_timepoints(chosen) + contradicted_order(volumes, key) + repeated_runs(volumes, times)
+    warnings += turned_timepoints(chosen) + contradicted_order(volumes, key) + clock_changes(volumes, key)
+    warnings += repeated_runs(volumes, times)
     for warning in warnings:
         logger.warning("%s", warning)
     frames = [

@@ -82,7 +82,40 @@ def test_clocks_go_back_during_the_scan(tmp_path):
     images = one_series(volumes(3), [{"AcquisitionDateTime": moment} for moment in moments])
     series = read_series(exports.save(images, tmp_path))
     assert_aligned(series, volumes(3))
-    assert series.times_s == (0, 30, 60)
+    assert series.times_s == (0, 30, 60) and series.warnings == ()
+
+
+WALL_CLOCKS = {
+    "back": ("20251026", ("024500", "025930", "020030", "021500"), "step back by 59 min"),
+    "forward": ("20260329", ("014500", "015930", "030030", "031500"), "skip an hour, 61 min"),
+    "by day": ("20251026", ("124500", "125930", "120030", "121500"), ""),
+    "pause": ("20260328", ("014500", "015930", "030030", "031500"), ""),
+    "neither": ("20251026", ("010000", "013000", "020030", "023000"), ""),
+}
+
+
+@pytest.mark.parametrize("one_series", [True, False])
+@pytest.mark.parametrize("change", WALL_CLOCKS)
+@pytest.mark.parametrize("zone", [None, "+0200"])
+def test_a_wall_clock_that_changes_during_the_scan_is_a_warning(tmp_path, change, one_series, zone):
+    """The header has no time zone, or one that does not change."""
+    date, times, warned = WALL_CLOCKS[change]
+    images = dynamic() if one_series else exports.siemens(volumes(), AFFINE)
+    for number, image in enumerate(images):
+        image.AcquisitionDate, image.AcquisitionTime, image.TimezoneOffsetFromUTC = date, times[number // SIZE[2]], zone
+    series = read_series(exports.save(images, tmp_path))
+    assert [warned in warning for warning in series.warnings] == [True] * bool(warned)
+
+
+def test_times_that_a_number_confirms_are_no_change_of_the_clock(tmp_path):
+    images = exports.siemens(volumes(), AFFINE)
+    for number, image in enumerate(images):
+        k = number // SIZE[2]
+        image.AcquisitionDate, image.AcquisitionTime = "20251026", ("020030", "021500", "024500", "025930")[k]
+        image.SeriesNumber, image.TemporalPositionIdentifier = (9, 10, 7, 8)[k], k + 1
+    series = read_series(exports.save(images, tmp_path))
+    assert_aligned(series, volumes())
+    assert series.warnings == ()
 
 
 @pytest.mark.parametrize(
