@@ -80,6 +80,11 @@ class Attributes:
     def texts(self, *names: str | tuple[int, int]) -> tuple[str, ...]:
         return tuple(str(value) for value in self.values(*names))
 
+    def text(self, *names: str | tuple[int, int]) -> str:
+        """Return the value of the first of these attributes that has one, also a text that contains backslashes, which
+        separate several values; empty if there is none."""
+        return "\\".join(self.texts(*names))
+
     def private(self, tag: tuple[int, int], creator: str) -> float | None:
         """Read a private number from the block that ``creator`` reserves, which archives may move.
 

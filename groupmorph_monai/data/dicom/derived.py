@@ -106,8 +106,9 @@ def derived_header(plane: Plane, home: Plane) -> Dataset:
 
 def derived_description(slices: Sequence[Sequence[Plane]], home: int, name: str) -> str:
     """Describe a new series: words that begin all timepoints' descriptions, such as "t1_fl3d" of "t1_fl3d_pre" and
-    "t1_fl3d_dyn_1", or else the description of scan ``home``, shortened if necessary, and ``name``."""
-    descriptions = [planes[0].source.description for planes in slices]
+    "t1_fl3d_dyn_1", or else the description of scan ``home``, shortened if necessary, and ``name``. A backslash, which
+    would separate two values, becomes a slash."""
+    descriptions = [planes[0].source.description.replace("\\", "/") for planes in slices]
     match = re.match(r"(.*\w)[\s_-]", os.path.commonprefix(descriptions)) if len(set(descriptions)) > 1 else None
     words = match[1].rstrip(" _-") if match else ""
     return f"{(words or descriptions[home])[: _LONGEST - len(name) - 1]} {name}".strip()

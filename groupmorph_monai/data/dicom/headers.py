@@ -98,10 +98,7 @@ def _rescale(attributes: Attributes, name: str, default: float) -> float:
 
 
 def _source(attributes: Attributes, place: Place) -> Source:
-    def text(*names: str) -> str:
-        return str(attributes.get(*names, default=""))
-
-    get, number = attributes.get, attributes.number
+    get, number, text = attributes.get, attributes.number, attributes.text
     echo_time, echo_number = number("EffectiveEchoTime", "EchoTime"), number("EchoNumbers")
     echo = [f"ECHO {echo_number:g}"] if echo_time is None and echo_number is not None else []
     kinds = attributes.texts("FrameType", "ImageType") + attributes.texts("ComplexImageComponent")
@@ -130,7 +127,7 @@ def _phase(attributes: Attributes) -> float | None:
     nominal = attributes.number("NominalPercentageOfRespiratoryPhase", "NominalPercentageOfCardiacPhase")
     if nominal is not None:
         return nominal
-    text = " ".join(str(attributes.get(name, default="")) for name in ("SeriesDescription", "ImageComments"))
+    text = " ".join(map(attributes.text, ("SeriesDescription", "ImageComments")))
     if attributes.get("Modality") != "CT" and not _GATED.search(text):
         return None
     return _combined([float(n) for n in re.findall(r"(\d{1,3}(?:\.\d+)?) ?%", text)])

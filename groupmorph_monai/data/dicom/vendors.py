@@ -48,7 +48,7 @@ def dynamic_begin_s(attributes: Attributes) -> float | None:
 def image_kinds(attributes: Attributes) -> tuple[str, ...]:
     """Return the kinds (magnitude, phase, field map, polarity, water and fat) that tell GE images with one image type
     apart."""
-    separated = _SEPARATED.match(str(attributes.get("SeriesDescription", default="")))
+    separated = _SEPARATED.match(attributes.text("SeriesDescription"))
     kinds = (
         _RAW_DATA_TYPES.get(int(attributes.private(_RAW_DATA_TYPE, _GE) or 0)),
         _COLLAPSE_FLAGS.get(int(attributes.private(_COLLAPSE_FLAG, _GE) or 0)),
@@ -90,5 +90,5 @@ def rows_are_reversed(attributes: Attributes) -> bool:
 def spin_label(attributes: Attributes) -> float | None:
     """Return whether the blood was labelled in an image of arterial spin labelling, 0 for control and 1 for label; 2
     for the calibration scan, None for other images."""
-    context = str(attributes.get("ASLContext", default="")) or attributes.private_text(_LABEL_TYPE, _PHILIPS_LABEL)
+    context = attributes.text("ASLContext") or attributes.private_text(_LABEL_TYPE, _PHILIPS_LABEL)
     return float(_SPIN_LABELS.index(context)) if context in _SPIN_LABELS else None

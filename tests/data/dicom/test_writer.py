@@ -128,10 +128,15 @@ def test_text_of_scans_in_different_character_sets_stays_legible(tmp_path):
         assert (str(image.PatientName), image.get("ProtocolName", "")) == ("Müller", "造影" * (k > 0))
 
 
-def test_a_long_description_keeps_the_name_of_the_result(tmp_path):
-    scans = exports.dynamic(data=volumes(), SeriesDescription=64 * "d")
-    aligned(exports.save(scans, tmp_path / "in"), tmp_path / "out")
-    assert {image.SeriesDescription for image in images(tmp_path / "out" / "dicom")} == {f"{56 * 'd'} aligned"}
+@pytest.mark.parametrize(
+    ("description", "words"), [(64 * "d", 64 * "d"), ("t1\\fs\\dyn", "t1/fs/dyn")], ids=["long", "backslashes"]
+)
+def test_a_description_is_one_text_that_ends_with_the_name_of_the_result(tmp_path, description, words):
+    scans = exports.dynamic(data=volumes(), SeriesDescription=description)
+    series, _ = aligned(exports.save(scans, tmp_path / "in"), tmp_path / "out")
+    assert series.description == description
+    written = [pydicom.dcmread(path).SeriesDescription for path in (tmp_path / "out" / "dicom").glob("*")]
+    assert {*map(str, written)} == {f"{words[: 63 - len(name)]} {name}" for name in ("aligned", "motion", "maps")}
 
 
 def test_phases_without_times_keep_their_order(tmp_path):
