@@ -62,6 +62,7 @@ class Series:
         description: series description of the scanner, if known.
         slices: DICOM slices of each frame; None for other formats.
         warnings: doubts about the files; each warning is a reason to check the registration.
+        clock: DICOM attribute that gave the times; empty for other formats.
     """
 
     frames: tuple[Frame, ...]
@@ -70,6 +71,7 @@ class Series:
     description: str = ""
     slices: tuple[Sequence["Plane"], ...] | None = None
     warnings: tuple[str, ...] = ()
+    clock: str = ""
 
     @property
     def names(self) -> list[str]:

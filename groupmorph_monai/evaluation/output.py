@@ -178,6 +178,7 @@ class SeriesWriter:
             "series_description": self.series.description,
             "timepoints": self.series.names,
             "times_s": self.series.times_s,
+            "times_from": self.series.clock or None,
             "files": files,
             "settings": {name: _describe(value) for name, value in self.settings.items()},
             "versions": versions(),

@@ -94,7 +94,7 @@ def read_dicom(paths: Sequence[Path], description: str | None = None) -> Series:
         logger.info("Chosen: %s, %d x %d slices", stack.name, stack.timepoints, stack.slices)
     logger.info("Ordered by %s; times in s%s: %s", key, f" ({clock})" if clock else "", times or "unknown")
     seconds = None if times is None else tuple(times)
-    return Series(tuple(frames), even_step(times), seconds, ", ".join(names), tuple(volumes), tuple(warnings))
+    return Series(tuple(frames), even_step(times), seconds, ", ".join(names), tuple(volumes), tuple(warnings), clock)
 
 
 def _volumes(chosen: Sequence[Stack]) -> tuple[list[Volume], str, list[np.ndarray]]:
