@@ -39,7 +39,6 @@ def test_fields_from_dicom_are_those_from_nifti(tmp_path, vendor):
     report = read_json(tmp_path / "dicom" / "report.json")
     assert report["times_s"] == pytest.approx(exports.TIMES_S) and report["series_description"]
     assert ", ".join(dict.fromkeys(report["timepoints"])) == report["series_description"]
-    clocks = {"ge": "trigger time", "philips": "content time"}
-    assert report["times_from"] == clocks.get(vendor, "acquisition time")
+    assert report["times_from"] == "acquisition time"
     assert read_json(tmp_path / "nifti" / "report.json")["times_from"] is None
     assert nibabel.load(tmp_path / "dicom" / "warped.nii.gz").header.get_zooms()[3] == pytest.approx(61.5)

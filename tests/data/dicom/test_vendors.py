@@ -45,6 +45,7 @@ def test_order_times_place_and_values(tmp_path, vendor, orientation):
         np.testing.assert_allclose(frame.affine, affine, atol=1e-4)
     np.testing.assert_allclose(series.times_s, exports.TIMES_S, atol=1e-4)
     assert series.frame_time == pytest.approx(61.5) and series.description
+    assert series.clock == {"ge": "trigger time", "philips": "content time"}.get(vendor, "acquisition time")
 
 
 @pytest.mark.parametrize("orientation", ["sagittal", "oblique"])
