@@ -115,13 +115,18 @@ def _check_no_copies(frames: Sequence[Frame], volumes: Sequence[Volume]) -> None
     """Check that no two volumes of one acquisition time, or without one, have the same voxels, whatever else their
     headers say: a second export may renumber its images.
 
+    Where all volumes are equal, as where an anonymiser replaced their pixels, none is a copy of a timepoint.
+
     Raises:
         InputError: If two volumes do.
     """
     starts = [start_s(volume) for volume in volumes]
+    contents = [frame.content if starts.count(start) > 1 else None for frame, start in zip(frames, starts)]
+    if len({*contents}) == 1:
+        return
     first: dict[Hashable, Plane] = {}
-    for frame, (plane, *_), start in zip(frames, volumes, starts):
-        if starts.count(start) > 1 and (twin := first.setdefault((start, frame.content), plane)) is not plane:
+    for content, (plane, *_), start in zip(contents, volumes, starts):
+        if content and (twin := first.setdefault((start, content), plane)) is not plane:
             raise InputError(
                 f"{plane.file.path}: expected other voxels than in {twin.file.path}, got the same in "
                 f"{twin.source.number} {twin.source.description!r} and {plane.source.number} "

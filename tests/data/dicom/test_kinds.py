@@ -216,6 +216,12 @@ def test_renumbered_copies_of_a_timepoint_are_refused(tmp_path, export, number, 
     refused(tmp_path, " got ", copies[0].SeriesDescription, "remove", "--series-description")
 
 
+def test_scans_whose_pixels_an_anonymiser_replaced_are_no_copies(tmp_path):
+    data = np.stack(3 * [volumes(1)[0]])
+    headers = [{"AcquisitionTime": "101010", "InstanceNumber": [3 * s + k for s in range(SIZE[2])]} for k in range(3)]
+    assert_aligned(read_series(exports.save(exports.one_series(data, headers), tmp_path)), data)
+
+
 def test_a_copied_phase_of_a_4d_ct_is_refused(tmp_path):
     headers = [{"SeriesNumber": k, "SeriesDescription": f"T{20 * k}"} for k in range(4)]
     shared, uids = exports.examination(Modality="CT"), [exports.generate_uid() for _ in headers]
