@@ -31,9 +31,6 @@ _RIDGE = 2e-3  # weight of gain 1 for each slice, relative to the mean number of
 _FADED = 0.5  # highest gain of the last slice of an end that fades
 _FULL = 0.95  # gain at which the fading begins
 _LONGEST_SHARE = 1 / 3  # maximum share of the slices over which an end fades
-# Minimum share of the differences between the scans in these slices that the gain explains: 0.5 to 0.98 for slabs of
-# real scans with a simulated profile, 0.17 to 0.28 for edges that the affine transforms do not align.
-_LEAST_EXPLAINED = 0.4
 _LEAST_SAMPLES = 0.02  # minimum number of samples in the last slice, as a share of the median over the slices
 _LEAST_GAIN = 0.2  # slices with a lower gain are not measured, as noise prevails in them
 
@@ -91,8 +88,7 @@ def end_gains(frames: Sequence[Frame], initial: Tensor) -> list[np.ndarray]:
 
     Subtracting the mean over the scans eliminates the tissue, so that anatomy has no influence. Gain and offsets are
     estimated by robust least squares with a weak preference for gain 1, and without motion along the axis the gain is
-    1. As contrast agent and misaligned edges may be confounded with it, a gain is accepted only where the scans
-    themselves become darker, and where it explains most of the difference between them.
+    1. As contrast agent may be confounded with it, a gain is accepted only where the scans themselves become darker.
 
     Args:
         frames: scans. The gain is 1 unless they have the same grid, up to the order and direction of its axes, and
@@ -115,14 +111,10 @@ def end_gains(frames: Sequence[Frame], initial: Tensor) -> list[np.ndarray]:
         ends = [end for end in (inwards, inwards[::-1]) if has_tissue[end[0]] and _darkens(brightness[end])]
         if ends:
             logarithms = np.log(np.maximum(samples.values, _DARKEST))
-            log_gain, misfits = _log_gain(logarithms, samples.tissue, slices, len(gain))
-            estimate = np.exp(log_gain)
+            estimate = np.exp(_log_gain(logarithms, samples.tissue, slices, len(gain)))
         for end in ends:
             fading = end[: _fading_slices(estimate[end], brightness[end])]
-            near = np.isin(slices.round(), fading).any(axis=0)
-            without, remaining = misfits[:, :, near].sum(axis=(1, 2))
-            if remaining < (1 - _LEAST_EXPLAINED) * without:
-                gain[fading] = estimate[fading]
+            gain[fading] = estimate[fading]
     return gains
 
 
@@ -203,17 +195,12 @@ def _measured(frame: Frame, voxels: Tensor) -> np.ndarray:
     return inside_mask if frame.valid is None else inside_mask & (_sampled(frame.valid, voxels) > FULLY_VALID)
 
 
-def _log_gain(
-    logarithms: np.ndarray, inside: np.ndarray, slices: np.ndarray, number: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _log_gain(logarithms: np.ndarray, inside: np.ndarray, slices: np.ndarray, number: int) -> np.ndarray:
     """Fit the logarithm of the gain of ``number`` slices; its median over the middle half of the slices is 0.
 
     Args:
         logarithms, inside, slices: ``(K, N)``, logarithm of the intensity of N points in K scans, whether it was
             measured, and the position of the point along the axis, in slices.
-
-    Returns:
-        The logarithm of the gain, and the misfits (Cauchy) of all points without and with it, ``(2, K, N)``.
     """
     scans, points = slices.shape
     share = inside / np.maximum(inside.sum(axis=0), 1)
@@ -236,8 +223,4 @@ def _log_gain(
         normal = design.T @ sparse.diags(weights) @ design + ridge
         fit = np.linalg.solve(normal.toarray(), design.T @ (weights * target))
         weights = 1 / (1 + ((target - design @ fit) / _TOLERANCE) ** 2)
-    log_gain = fit[:number] - np.median(fit[number // 4 : number - number // 4])
-    misfits = np.zeros((2, *slices.shape))
-    residuals = target - design[:, number:] @ fit[number:], target - design @ fit
-    misfits[:, inside] = np.log1p(np.square(residuals) / _TOLERANCE**2)
-    return log_gain, misfits
+    return fit[:number] - np.median(fit[number // 4 : number - number // 4])
