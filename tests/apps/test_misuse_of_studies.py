@@ -222,10 +222,37 @@ def test_folder_in_place_of_a_manifest(study, refused):
     refused(["cohort", "study", "--output", "out"], "study: expected a tab-separated table, got a folder; use a file")
 
 
+@pytest.mark.parametrize("name", ["cohort.tsv", "cohort.html", "cohort.log"])
+@pytest.mark.parametrize("link", [None, os.symlink, os.link])
+def test_manifest_that_the_study_would_replace(name, link, study, refused):
+    own = Path("out", name)
+    own.parent.mkdir()
+    manifest = Path("study.tsv") if link else own
+    manifest.write_text("name\tscans\na\t../study/s0\n", encoding="utf-8")
+    if link:
+        link(manifest.resolve(), own)
+    before = own.read_bytes()
+    command = ["cohort", "--output", "out", "--shard", "1/1", "--no-refine", "--initial", "none"]
+    refused([*command, str(manifest)], f"manifest: expected a file that the study does not write, got {manifest}")
+    assert own.read_bytes() == before and os.listdir("out") == [name]
+
+
 @pytest.mark.parametrize("command", ["cohort study.tsv", "evaluate --dataset study"])
-def test_folder_in_place_of_a_summary(command, study, refused):
+@pytest.mark.parametrize("name", ["cohort.tsv", "cohort.html"])
+def test_file_that_no_study_wrote(name, command, study, refused):
     Path("study.tsv").write_text("name\tscans\na\tstudy/s0\n", encoding="utf-8")
-    summary = Path("out" if command.startswith("cohort") else "out/evaluation", "cohort.html")
+    own = Path("out" if command.startswith("cohort") else "out/evaluation", name)
+    own.parent.mkdir(parents=True)
+    own.write_text("name\tscans\n", encoding="utf-8")
+    refused([*command.split(), "--output", "out", "--shard", "1/1"], f"got {own.resolve()}, which none wrote")
+    assert own.read_text(encoding="utf-8") == "name\tscans\n" and os.listdir(own.parent) == [name]
+
+
+@pytest.mark.parametrize("name", ["cohort.html", "cohort.log"])
+@pytest.mark.parametrize("command", ["cohort study.tsv", "evaluate --dataset study"])
+def test_folder_in_place_of_a_summary(command, name, study, refused):
+    Path("study.tsv").write_text("name\tscans\na\tstudy/s0\n", encoding="utf-8")
+    summary = Path("out" if command.startswith("cohort") else "out/evaluation", name)
     summary.mkdir(parents=True)
     refused(
         [*command.split(), "--output", "out", "--shard", "1/1"], f"{summary}: expected a file or none, got a folder"

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ...data.reading.folders import dicom_paths
@@ -10,6 +10,7 @@ from ...data.reading.readers import header_grids, states_times
 from ...errors import InputError
 from ...space.alignment import check_reference
 from ..places import check_place
+from .folders import PAGE, PROGRESS, TABLE
 
 _LONGEST_NAME = 150
 _NAME = re.compile(rf"[^\W_][\w.+@ -]{{0,{_LONGEST_NAME - 1}}}(?<![. ])")  # valid folder names on every file system
@@ -60,6 +61,26 @@ def check_apart(files: Sequence[str], output: str | Path) -> None:
         path = Path(name).resolve()
         if root.is_relative_to(path) or any(path.is_relative_to(root / part) for part in ("series", "failed", ".work")):
             raise InputError(f"scans: expected files outside --output {output}, got {name}; choose another folder")
+
+
+def check_kept(column: str, files: Iterable[str | Path], output: str | Path) -> None:
+    """Refuse inputs that the study would overwrite: its summary and its log, also through links.
+
+    Args:
+        column: name of the column or option that lists the files.
+        files: inputs, which may not exist.
+        output: folder of the study.
+
+    Raises:
+        InputError: If there is such a file.
+    """
+    written = [os.stat(path) for name in (TABLE, PAGE, PROGRESS) if os.path.exists(path := Path(output, name))]
+    for name in files:
+        if os.path.exists(name) and any(os.path.samestat(os.stat(name), status) for status in written):
+            raise InputError(
+                f"{column}: expected a file that the study does not write, got {name}; move it, or choose another "
+                "--output"
+            )
 
 
 def check_scans(files: Sequence[str], description: str | None = None, reference: int | None = None) -> int:

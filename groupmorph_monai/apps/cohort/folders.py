@@ -4,6 +4,7 @@
 DIR/series/NAME/   the result of a series with its status.json; either complete or absent
 DIR/failed/NAME/   status.json and log.txt of a failed series
 DIR/.work/         locks and unfinished series
+DIR/cohort.*       the summary as a table and as a page, and the log of progress
 ```
 """
 
@@ -16,8 +17,12 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 from ...errors import InputError
 
+TABLE, PAGE, PROGRESS = "cohort.tsv", "cohort.html", "cohort.log"
 LOG = "log.txt"
 _STATUS = "status.json"
+TABLE_START = "name\tstate\t"
+PAGE_START = '<!DOCTYPE html>\n<html lang="en">\n<meta charset="utf-8">\n<title>Cohort</title>\n'
+_STARTS = {TABLE: TABLE_START, PAGE: PAGE_START}  # of the summary
 
 
 class SeriesKey(TypedDict):
@@ -75,11 +80,18 @@ class CohortFolder:
     root: Path
 
     def check(self) -> None:
-        """Check that no file has the name of one of the folders.
+        """Check that no file has the name of one of the folders, and no other file that of a summary.
 
         Raises:
             InputError: If there is such a file.
         """
+        for name, start in _STARTS.items():
+            path = self.root / name
+            if path.is_file() and not path.read_bytes().startswith(start.encode()):
+                raise InputError(
+                    f"--output: expected no file that a study would replace, got {path}, which none wrote; move it, or "
+                    "choose another folder"
+                )
         for path in (self.root / "series", self.root / "failed", self.work):
             if os.path.lexists(path) and not path.is_dir():
                 raise InputError(f"--output: expected a folder or none, got a file, {path}; choose another folder")

@@ -24,8 +24,8 @@ from ..configs import bundle_root
 from ..progress import progress_log
 from ..run import split_overlays
 from .clusters import Resources, connect, open_client, submit
-from .folders import LOG, CohortFolder, Job, Status
-from .summary import SUMMARY, Results, summarise
+from .folders import LOG, PAGE, PROGRESS, TABLE, CohortFolder, Job, Status
+from .summary import Results, summarise
 from .worker import send_to_server
 
 logger = logging.getLogger(__name__)
@@ -87,20 +87,20 @@ def run_study(args: argparse.Namespace, study: Study) -> int:
     cohort = study.cohort
     cohort.check()
     cohort.check_results(job["name"] for job in study.jobs)
-    check_names(cohort.root, SUMMARY)
+    check_names(cohort.root, (TABLE, PAGE, PROGRESS))
     first, step = args.shard or (1, 1)
     shard_jobs = study.jobs[first - 1 :: step]
     if args.scheduler and not all(cohort.finished(job) for job in shard_jobs):
         connect(args.scheduler).close()
     check_output_dir(cohort.root)
-    with progress_log(cohort.root / "cohort.log", "a") as log:
+    with progress_log(cohort.root / PROGRESS, "a") as log:
         _process(args, study, shard_jobs, log)
         with FileLock(cohort.root / ".summary.lock") as lock:  # another shard may finish at the same time
             states = summarise(cohort, study.jobs, study.results)
             study.finish()
             with suppress(OSError):  # deleted before it is unlocked, so that a waiting shard notices
                 os.unlink(lock.lock_file)
-        log(f"{', '.join(f'{n} {state}' for state, n in states.items())}: {cohort.root / 'cohort.html'}")
+        log(f"{', '.join(f'{n} {state}' for state, n in states.items())}: {cohort.root / PAGE}")
     if cohort.work.is_dir():  # else all series were finished before
         _clear(cohort, shard_jobs)
     return 0 if all(cohort.finished(job) for job in shard_jobs) else _FAILED

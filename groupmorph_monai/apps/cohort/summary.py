@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ...data.writing.output_folder import atomic_file
-from .folders import CohortFolder, Job
+from .folders import PAGE, PAGE_START, TABLE, CohortFolder, Job
 
-SUMMARY = ("cohort.tsv", "cohort.html")
 Row = dict[str, Any]  # values of one series, by column
 
 _STATUS = ("seconds", "memory_gb", "attempt", "host", "error")
@@ -47,14 +46,14 @@ def summarise(cohort: CohortFolder, jobs: Sequence[Job], results: Results) -> di
     rows = [_row(cohort, job, results) for job in jobs]
     columns = ("name", "state", *results.columns, *_STATUS, "folder")
     with (
-        atomic_file(cohort.root / SUMMARY[0]) as path,
+        atomic_file(cohort.root / TABLE) as path,
         open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
         table = csv.DictWriter(file, columns, delimiter="\t", lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
     states = {state: sum(row["state"] == state for row in rows) for state in _STATES}
-    with atomic_file(cohort.root / SUMMARY[1]) as path:
+    with atomic_file(cohort.root / PAGE) as path:
         path.write_text(
             "\n".join(_page(sorted(rows, key=_quality), columns, states, results.page)),
             encoding="utf-8",
@@ -90,7 +89,7 @@ def _quality(row: Row) -> tuple[int, int, float, float]:
 
 
 def _page(rows: Sequence[Row], columns: Sequence[str], states: Mapping[str, int], page: str) -> Iterator[str]:
-    yield f'<!DOCTYPE html>\n<html lang="en">\n<meta charset="utf-8">\n<title>Cohort</title>\n<style>{_STYLE}</style>'
+    yield f"{PAGE_START}<style>{_STYLE}</style>"
     hours = sum(row.get("seconds") or 0 for row in rows) / 3600
     counts = ", ".join(f"{number} {state}" for state, number in states.items())
     yield f"<h1>{len(rows)} series: {counts}</h1>\n<p>{hours:.2f} hours of processing. Worst series first.</p>"
