@@ -20,6 +20,7 @@ from .input_errors import chain_of_causes
 logger = logging.getLogger(__name__)
 
 _FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S")
+FAULT_LOGS = "groupmorph-*.log"  # pattern of the names of logs of internal errors
 _PACKAGE = __name__.split(".")[0]
 _INPUT = f"{_PACKAGE}.data."  # loggers of what is read, before any work
 _LONGEST_WAIT_S = 10  # of messages about the input
@@ -137,7 +138,8 @@ def report_fault(error: BaseException, arguments: Sequence[str], log: Sequence[s
 
 
 def _write_log(error: BaseException, arguments: Sequence[str], log: Sequence[str]) -> str:
-    with tempfile.NamedTemporaryFile("w", prefix="groupmorph-", suffix=".log", delete=False, encoding="utf-8") as file:
+    prefix, suffix = FAULT_LOGS.split("*")
+    with tempfile.NamedTemporaryFile("w", prefix=prefix, suffix=suffix, delete=False, encoding="utf-8") as file:
         file.write(f"groupmorph {__version__}, Python {platform.python_version()}, {platform.platform()}\n")
         file.write(", ".join(f"{name} {_version(name)}" for name in _LIBRARIES) + f"\n{list(arguments)!a}\n\n")
         file.write("\n".join([*log, ""]).encode("utf-8", "backslashreplace").decode())

@@ -233,8 +233,34 @@ def test_manifest_that_the_study_would_replace(name, link, study, refused):
         link(manifest.resolve(), own)
     before = own.read_bytes()
     command = ["cohort", "--output", "out", "--shard", "1/1", "--no-refine", "--initial", "none"]
-    refused([*command, str(manifest)], f"manifest: expected a file that the study does not write, got {manifest}")
+    refused([*command, str(manifest)], "manifest: expected a file that the study does not write", str(manifest))
     assert own.read_bytes() == before and os.listdir("out") == [name]
+
+
+@pytest.mark.parametrize("folder", ["series/a", "failed/a", ".work"])
+@pytest.mark.parametrize("kind", ["scans", "mask", "manifest", "--weights", "--overlay"])
+def test_inputs_in_the_folders_of_a_study(kind, folder, study, refused):
+    inside = Path("out", folder, "drawn.nii.gz" if kind == "mask" else "own.yaml")
+    inside.parent.mkdir(parents=True)
+    inside.write_text("noise: 0.1\n", encoding="utf-8")
+    if kind == "scans":
+        inside = inside.parent / "scans"
+        shutil.copytree(study / "s0", inside)
+    row = f"a\t{inside if kind == 'scans' else study / 's0'}\t{inside if kind == 'mask' else ''}\n"
+    manifest = inside if kind == "manifest" else Path("study.tsv")
+    manifest.write_text(f"name\tscans\tmask\n{row}", encoding="utf-8")
+    options = [kind, str(inside)] if kind.startswith("--") else []
+    words = f"{kind}: expected a file that the study does not write, outside series, failed and .work in --output"
+    refused(["cohort", str(manifest), "--output", "out", "--shard", "1/1", *options], words, str(inside))
+
+
+def test_label_map_in_the_folders_of_an_evaluation(study, refused):
+    labels = Path("out/evaluation/series/s0/labels.nii.gz")
+    labels.parent.mkdir(parents=True)
+    labels.touch()
+    write_json(study / "dataset.json", {"training": [{**IMAGES, "labels": [str(labels.resolve()), "s0/t01.nii.gz"]}]})
+    command = ["evaluate", "--dataset", "study", "--output", "out", "--shard", "1/1"]
+    refused(command, "labels: expected a file that the study does not write, outside series, failed and .work")
 
 
 @pytest.mark.parametrize("command", ["cohort study.tsv", "evaluate --dataset study"])

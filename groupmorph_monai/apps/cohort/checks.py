@@ -1,5 +1,6 @@
 """Checks of the series of a study before any of them is processed."""
 
+import argparse
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -10,7 +11,8 @@ from ...data.reading.readers import header_grids, states_times
 from ...errors import InputError
 from ...space.alignment import check_reference
 from ..places import check_place
-from .folders import PAGE, PROGRESS, TABLE
+from ..run import split_overlays
+from .folders import PAGE, PROGRESS, TABLE, CohortFolder
 
 _LONGEST_NAME = 150
 _NAME = re.compile(rf"[^\W_][\w.+@ -]{{0,{_LONGEST_NAME - 1}}}(?<![. ])")  # valid folder names on every file system
@@ -56,15 +58,15 @@ def check_apart(files: Sequence[str], output: str | Path) -> None:
         InputError: If a scan is inside the output folder, or the other way round.
     """
     check_place(str(output), files)
+    check_kept("scans", files, output)
     root = Path(output).resolve()
     for name in files:
-        path = Path(name).resolve()
-        if root.is_relative_to(path) or any(path.is_relative_to(root / part) for part in ("series", "failed", ".work")):
+        if root.is_relative_to(Path(name).resolve()):
             raise InputError(f"scans: expected files outside --output {output}, got {name}; choose another folder")
 
 
 def check_kept(column: str, files: Iterable[str | Path], output: str | Path) -> None:
-    """Refuse inputs that the study would overwrite: its summary and its log, also through links.
+    """Refuse inputs that the study could overwrite: its summary, its log, and all in its folders, also through links.
 
     Args:
         column: name of the column or option that lists the files.
@@ -74,13 +76,26 @@ def check_kept(column: str, files: Iterable[str | Path], output: str | Path) -> 
     Raises:
         InputError: If there is such a file.
     """
+    folders = [folder.resolve() for folder in CohortFolder(Path(output)).folders]
     written = [os.stat(path) for name in (TABLE, PAGE, PROGRESS) if os.path.exists(path := Path(output, name))]
-    for name in files:
-        if os.path.exists(name) and any(os.path.samestat(os.stat(name), status) for status in written):
+    for path in map(Path, files):
+        places = (path.resolve(), path.parent.resolve() / path.name)
+        inside = any(place.is_relative_to(folder) for place in places for folder in folders)
+        if inside or (path.exists() and any(os.path.samestat(path.stat(), status) for status in written)):
             raise InputError(
-                f"{column}: expected a file that the study does not write, got {name}; move it, or choose another "
-                "--output"
+                f"{column}: expected a file that the study does not write, outside series, failed and .work in "
+                f"--output, got {path}; move it, or choose another --output"
             )
+
+
+def check_options_kept(args: argparse.Namespace, output: str | Path) -> None:
+    """Refuse weights and overlays that the study could overwrite.
+
+    Raises:
+        InputError: If there are such files.
+    """
+    check_kept("--weights", [args.weights] if args.weights else [], output)
+    check_kept("--overlay", split_overlays(args.overlay)[1], output)
 
 
 def check_scans(files: Sequence[str], description: str | None = None, reference: int | None = None) -> int:

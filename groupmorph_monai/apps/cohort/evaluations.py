@@ -19,7 +19,15 @@ from ...workflow.weights import load_weights
 from ..places import check_place_of_study
 from ..registration_options import check_modes
 from ..run import checked_run
-from .checks import check_apart, check_exist, check_folder_name, check_scans, folder_name
+from .checks import (
+    check_apart,
+    check_exist,
+    check_folder_name,
+    check_kept,
+    check_options_kept,
+    check_scans,
+    folder_name,
+)
 from .clusters import check_installed
 from .folders import CohortFolder, Job
 from .study import Study, make_job, run_study, settings_hash
@@ -54,6 +62,7 @@ def run_evaluation(args: argparse.Namespace) -> int:
         for folder in (args.output, str(cohort.root)):
             check_place_of_study(folder, args.dataset)
     check_place_of_table(Path(args.output))
+    check_options_kept(args, cohort.root)
     options = {name: getattr(args, name) for name in _OPTIONS}
     overrides = {name: getattr(args, name) for name in ("weights", "spacing_mm", "series_description")}
     parser = parsed_config(*checked_run("evaluate", args.overlay, args.set, args.device, **overrides))
@@ -105,6 +114,7 @@ def _check(item: Item, reference: int | None, cohort: CohortFolder) -> None:
     files = _files(item)
     for key, paths in (("scans", files), *((key, item.get(key, ())) for key in ("landmarks", "labels"))):
         check_exist(key, paths)
+        check_kept(key, paths, cohort.root)
     if files:
         check_apart(files, cohort.root)
         check_scans(files, item.get("description"), reference)

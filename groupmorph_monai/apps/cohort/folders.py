@@ -19,7 +19,7 @@ from ...errors import InputError
 
 TABLE, PAGE, PROGRESS = "cohort.tsv", "cohort.html", "cohort.log"
 LOG = "log.txt"
-_STATUS = "status.json"
+STATUS = "status.json"
 TABLE_START = "name\tstate\t"
 PAGE_START = '<!DOCTYPE html>\n<html lang="en">\n<meta charset="utf-8">\n<title>Cohort</title>\n'
 _STARTS = {TABLE: TABLE_START, PAGE: PAGE_START}  # of the summary
@@ -92,22 +92,28 @@ class CohortFolder:
                     f"--output: expected no file that a study would replace, got {path}, which none wrote; move it, or "
                     "choose another folder"
                 )
-        for path in (self.root / "series", self.root / "failed", self.work):
+        for path in self.folders:
             if os.path.lexists(path) and not path.is_dir():
                 raise InputError(f"--output: expected a folder or none, got a file, {path}; choose another folder")
 
     def check_results(self, names: Iterable[str]) -> None:
-        """Check that only results of a study are in the places of these series, as a new result replaces all there.
+        """Check that only results of a study are in the places of these series.
 
         Raises:
             InputError: If there is another file or folder.
         """
+        from ...data.writing.replacement import journals
+
         for path in map(self.series, names):
-            if os.path.lexists(path) and not (path / _STATUS).is_file():
+            if os.path.lexists(path) and not (path / STATUS).is_file() and not (path.is_dir() and journals(path)):
                 raise InputError(
                     f"--output: expected no file or folder of another kind in place of a result, got {path}; move it, "
                     "or choose another folder"
                 )
+
+    @property
+    def folders(self) -> tuple[Path, Path, Path]:
+        return self.root / "series", self.root / "failed", self.work
 
     @property
     def work(self) -> Path:
@@ -136,7 +142,7 @@ class CohortFolder:
     @staticmethod
     def _status(folder: Path, job: Job) -> Status | None:
         try:
-            status: Status = json.loads((folder / _STATUS).read_text(encoding="utf-8"))
+            status: Status = json.loads((folder / STATUS).read_text(encoding="utf-8"))
             same = status["inputs"] == job["inputs"] and status["settings"] == job["settings"]
         except (OSError, ValueError, KeyError, TypeError):  # absent, or broken
             return None
@@ -151,4 +157,4 @@ class CohortFolder:
 
 def write_status(folder: Path, status: Status) -> None:
     """Write the status of a series to its ``folder``."""
-    (folder / _STATUS).write_text(json.dumps(status, indent=2) + "\n", encoding="utf-8")
+    (folder / STATUS).write_text(json.dumps(status, indent=2) + "\n", encoding="utf-8")

@@ -22,16 +22,19 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn, cast
 
 from filelock import FileLock
 
 from ..command_line import run_command
+from ..faults import FAULT_LOGS
 from ..threads import limit_threads
-from .folders import LOG, CohortFolder, Job, Status, write_status
+from .folders import LOG, STATUS, CohortFolder, Job, Status, write_status
 
-_RESULT = "result"
+_RESULT, _LOGS = "result", "logs"  # in the folder of an unfinished series
 
 
 def main(threads: str) -> None:
@@ -53,34 +56,59 @@ def process_series(job: Job) -> Status:
     Returns:
         The contents of ``status.json``.
     """
+    from ...data.writing.earlier_result import listed_result
+
     cohort = CohortFolder(Path(job["output"]))
     cohort.work.mkdir(parents=True, exist_ok=True)
+    series, failed = cohort.series(job["name"]), cohort.failed(job["name"])
     # A worker presumed dead may still be processing this series: wait for it and use its result.
     with FileLock(cohort.lock(job["name"])):
+        complete(series)
+        complete(failed)
         if status := cohort.finished(job):
             return status
         folder = cohort.unfinished(job["name"])
         shutil.rmtree(folder, ignore_errors=True)  # left by a worker that was killed
-        folder.mkdir()
+        (folder / _LOGS).mkdir(parents=True)
         try:
             status = _attempt(job, folder)
             if status["state"] == "finished":
-                publish(folder / _RESULT, status, cohort.series(job["name"]))
-                shutil.rmtree(cohort.failed(job["name"]), ignore_errors=True)
+                publish(folder / _RESULT, status, series, listed_result(series))
+                remove_failure(failed)
             else:
-                shutil.rmtree(folder / _RESULT, ignore_errors=True)
-                publish(folder, status, cohort.failed(job["name"]))
+                publish(folder / _LOGS, status, failed, _failure_files(failed))
             return status
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def publish(folder: Path, status: Status, target: Path) -> None:
-    """Add ``status`` to a complete folder and move it to ``target``, or exchange it for an earlier one."""
-    from ...data.writing.replacement import replace_folder
+def complete(target: Path) -> None:
+    """Complete a `publish` to ``target`` that was interrupted."""
+    from ...data.writing.replacement import clean
+
+    if target.is_dir():
+        clean(target)
+
+
+def publish(folder: Path, status: Status, target: Path, earlier: Iterable[str] = ()) -> None:
+    """Add ``status`` to a complete folder and move it to ``target``, where it replaces the files of an ``earlier``
+    result or failure; others are kept."""
+    from ...data.writing.replacement import move_in_place
 
     write_status(folder, status)
-    replace_folder(folder, target)
+    move_in_place(folder, target, earlier)
+
+
+def remove_failure(folder: Path) -> None:
+    """Remove the files of a failure, and its folder unless it contains others."""
+    for name in _failure_files(folder):
+        (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):  # absent, or not empty
+        folder.rmdir()
+
+
+def _failure_files(folder: Path) -> set[str]:
+    return {path.name for pattern in (LOG, FAULT_LOGS, STATUS) for path in folder.glob(pattern)}
 
 
 def _attempt(job: Job, folder: Path) -> Status:
@@ -95,7 +123,7 @@ def _attempt(job: Job, folder: Path) -> Status:
     return {
         "name": job["name"],
         "state": "failed" if code else "finished",
-        "error": _error(code, folder / LOG) if code else None,
+        "error": _error(code, folder / _LOGS / LOG) if code else None,
         "inputs": job["inputs"],
         "settings": job["settings"],
         "attempt": job["attempt"],
@@ -111,11 +139,11 @@ def _run(job: Job, folder: Path) -> NoReturn:
     code = 1
     try:
         threading.Thread(target=_die_with_the_worker, daemon=True).start()
-        log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        log = os.open(folder / _LOGS / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.chdir(job["cwd"])
-        tempfile.tempdir = str(folder)  # for the log of an internal error
+        tempfile.tempdir = str(folder / _LOGS)  # for the log of an internal error
         words = [job["arguments"]["command"], *job["files"], "..."]
         code = run_command(argparse.Namespace(**job["arguments"], output=str(folder / _RESULT)), words)
     except BaseException:

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from ... import __version__
 from ...data.preprocessing.fingerprint import fingerprint
+from ...data.writing.earlier_result import check_result_folder
 from ...data.writing.output_folder import check_output_dir
 from ...data.writing.replacement import check_names
 from ..configs import bundle_root
@@ -87,6 +88,9 @@ def run_study(args: argparse.Namespace, study: Study) -> int:
     cohort = study.cohort
     cohort.check()
     cohort.check_results(job["name"] for job in study.jobs)
+    for job in study.jobs:
+        if not cohort.finished(job):
+            check_result_folder(cohort.series(job["name"]), ())
     check_names(cohort.root, (TABLE, PAGE, PROGRESS))
     first, step = args.shard or (1, 1)
     shard_jobs = study.jobs[first - 1 :: step]

@@ -6,8 +6,8 @@ output folder that belong to no result are kept as hard links.
 
 Folders cannot always be exchanged: not across mount points, not on some network file systems, and not if the output
 folder is the current folder or has sub-folders that other programs may be using. In these cases the staging folder
-becomes a journal inside the output folder, from which files are moved one by one, ``report.json`` last. If the run is
-killed, the next run completes the journal; until then the folder contains no ``report.json``.
+becomes a journal inside the output folder, from which files are moved one by one, ``report.json`` and ``status.json``
+last. If the run is killed, the next run completes the journal; until then the folder contains neither of the two.
 """
 
 import ctypes
@@ -27,6 +27,7 @@ from ...errors import InputError
 
 PARTIAL = ".partial-"
 REPORT = "report.json"
+_LAST = (REPORT, "status.json")  # they tell that a result is complete, in the order of moving
 _JOURNAL = ".commit-"
 _STALE = ".stale.json"  # in a journal: files of the earlier result that the new one lacks
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux constants
@@ -110,20 +111,18 @@ def put_in_place(staging: Path, folder: Path, stale: Iterable[str] = ()) -> None
         _journal(staging, folder, stale)
 
 
-def replace_folder(staging: Path, folder: Path) -> None:
-    """Move ``staging`` to ``folder``, or exchange it for an earlier one, after flushing its files to the disk.
+def move_in_place(staging: Path, folder: Path, stale: Iterable[str] = ()) -> None:
+    """Move ``staging`` to ``folder``, after flushing its files to the disk, or replace an earlier result there.
 
-    Where the file system cannot exchange folders, neither is at ``folder`` between the two renames.
+    Args:
+        stale: as for `put_in_place`.
     """
+    if folder.is_dir():
+        put_in_place(staging, folder, stale)
+        return
     sync(*staging.rglob("*"), staging)
     folder.parent.mkdir(exist_ok=True)
-    try:
-        _exchange(staging, folder)
-    except OSError:
-        with tempfile.TemporaryDirectory(dir=staging.parent) as earlier:
-            if folder.exists():
-                os.rename(folder, Path(earlier) / folder.name)
-            os.rename(staging, folder)
+    os.rename(staging, folder)
     sync(folder.parent)
 
 
@@ -233,15 +232,16 @@ def _move_in(journal: Path, folder: Path) -> None:
         shutil.rmtree(journal)
         return
     stale = _stale_names(journal)
-    if (journal / REPORT).exists():
-        (folder / REPORT).unlink(missing_ok=True)
+    for name in reversed(_LAST):
+        if (journal / name).exists():
+            (folder / name).unlink(missing_ok=True)
     for name in stale:
         if (folder / name).is_dir():
             shutil.rmtree(folder / name)
         else:
             (folder / name).unlink(missing_ok=True)
     files = [path for path in sorted(journal.iterdir()) if path.name != _STALE]
-    for file in sorted(files, key=lambda path: path.name == REPORT):
+    for file in sorted(files, key=lambda path: path.name in _LAST):
         if (folder / file.name).is_dir():
             shutil.rmtree(folder / file.name)
         os.replace(file, folder / file.name)
