@@ -6,6 +6,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -77,13 +78,12 @@ def read_manifest(manifest: str | Path, output: str | Path, common_reference: st
 
 
 def _rows(manifest: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield line numbers and cells, without empty lines and comments (``#``)."""
+    """Read line numbers and cells, without empty lines and comments (``#``)."""
     try:
-        rows = csv.reader(io.StringIO(read_text(manifest)), delimiter="\t", strict=True)
-        for cells in rows:
-            cells = [cell.strip() for cell in cells]
-            if any(cells) and not cells[0].startswith("#"):
-                yield rows.line_num, cells
+        text = read_text(manifest)
+        with _cells_of_any_length(text):
+            reader = csv.reader(io.StringIO(text), delimiter="\t", strict=True)
+            rows = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
     except FileNotFoundError:
         raise InputError(f"{manifest}: expected a tab-separated table, found none; check the path") from None
     except OSError as error:
@@ -92,6 +92,19 @@ def _rows(manifest: Path) -> Iterator[tuple[int, list[str]]]:
         ) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{manifest}: expected a tab-separated table in UTF-8, got {error}; convert it") from error
+    return iter([(number, cells) for number, cells in rows if any(cells) and not cells[0].startswith("#")])
+
+
+@contextmanager
+def _cells_of_any_length(text: str) -> Iterator[None]:
+    """Raise the limit of `csv`, which a list of a thousand scans exceeds, for this text only: it holds for the whole
+    process."""
+    limit = csv.field_size_limit()
+    csv.field_size_limit(max(limit, len(text)))
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _header_mistake(header: Sequence[str]) -> str | None:
