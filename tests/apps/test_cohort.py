@@ -67,6 +67,7 @@ def test_all_mistakes_of_a_manifest_are_reported_before_anything_starts(study, c
         ("six", "a"),
         ("seven", "", ""),
         ("eight", str(study), ""),
+        ("Two", "b/t0.nii.gz;a/t0.nii.gz", ""),
     )
     assert main(["cohort", str(file), "--output", str(study / "out")]) == 2
     lines = capsys.readouterr().err.splitlines()
@@ -79,10 +80,11 @@ def test_all_mistakes_of_a_manifest_are_reported_before_anything_starts(study, c
         "line 7: expected 3 cells separated by tabs, got 2",
         "line 8: scans: expected paths separated by ';', got ''",
         f"line 9: scans: expected files outside --output {study / 'out'}, got {study}; choose another folder",
+        "line 10: name: expected a unique name, got 'Two' as on line 3",
     ]
     assert lines[:-1] == [f"groupmorph: {file}: {line}" for line in wanted]
     assert lines[-1].startswith(
-        f"groupmorph: {file}: expected valid lines, got 7 invalid; correct them, nothing was registered"
+        f"groupmorph: {file}: expected valid lines, got 8 invalid; correct them, nothing was registered"
     )
     assert not (study / "out").exists()
 

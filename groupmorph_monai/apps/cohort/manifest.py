@@ -56,9 +56,10 @@ def read_manifest(manifest: str | Path, output: str | Path, common_reference: st
     first_lines: dict[object, int] = {}  # number of the first line with a name, or with the same scans and options
     for number, cells in rows:
         try:
-            row = _series(header, cells, Path(manifest).resolve().parent, output, common_reference)
-            if (first := first_lines.setdefault(row.name.casefold(), number)) != number:
-                raise InputError(f"name: expected a unique name, got {row.name!r} as on line {first}")
+            values = _named(header, cells)
+            if (first := first_lines.setdefault(values["name"].casefold(), number)) != number:
+                raise InputError(f"name: expected a unique name, got {values['name']!r} as on line {first}")
+            row = _series(values, Path(manifest).resolve().parent, output, common_reference)
             content = tuple(map(os.path.realpath, row.files)), repr(row.options)
             if (first := first_lines.setdefault(content, number)) != number:
                 raise InputError(f"scans: expected every series once, got the scans and options of line {first}")
@@ -117,13 +118,16 @@ def _header_mistake(header: Sequence[str]) -> str | None:
     )
 
 
-def _series(
-    header: Sequence[str], cells: Sequence[str], folder: Path, output: str | Path, common_reference: str
-) -> ManifestRow:
+def _named(header: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
+    """Return the cells of a line with a valid name by column."""
     if len(cells) != len(header):
         raise InputError(f"expected {len(header)} cells separated by tabs, got {len(cells)}")
     row = dict(zip(header, cells, strict=True))
     check_folder_name(row["name"])
+    return row
+
+
+def _series(row: Mapping[str, str], folder: Path, output: str | Path, common_reference: str) -> ManifestRow:
     read: Mapping[str, Callable[[str], object]] = {
         "reference": reference,
         "mask": lambda text: _files("mask", text, folder),
