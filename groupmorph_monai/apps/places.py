@@ -45,14 +45,28 @@ def check_place(output: str, inputs: Sequence[str]) -> None:
 
 
 def check_place_of_study(output: str, dataset: str) -> None:
-    """Refuse to write into a folder of series, where a later run would read the results as another series.
+    """Refuse to write into a folder of series, where a later run would read the results as another series, or into a
+    folder of the scans of one of them.
 
     Raises:
-        InputError: If the results would be written into the folder of series.
+        InputError: If the results would be written there, or if the data list is invalid.
     """
     folder, root = os.path.realpath(output), os.path.realpath(dataset)
-    if folder == root or (folder.startswith(root + os.sep) and not os.path.exists(os.path.join(root, "dataset.json"))):
+    has_list = os.path.lexists(os.path.join(root, "dataset.json"))
+    if folder == root or (folder.startswith(root + os.sep) and not has_list):
         raise InputError(f"--output: expected a folder outside --dataset {dataset}, got {output}; choose another")
+    check_place(output, _listed_scans(dataset) if has_list else _entries(root))
+
+
+def _listed_scans(dataset: str) -> list[str]:
+    from ..data.reading.datalist import series_items
+
+    images = [item["image"] for item in series_items(dataset, None, ())]
+    return [file for image in images for file in ([image] if isinstance(image, str) else image)]
+
+
+def _entries(folder: str) -> list[str]:
+    return [entry.path for entry in os.scandir(folder)] if os.path.isdir(folder) else []
 
 
 def absolute_paths(files: Sequence[str | Path]) -> list[str]:

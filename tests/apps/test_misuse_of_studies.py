@@ -254,6 +254,34 @@ def test_inputs_in_the_folders_of_a_study(kind, folder, study, refused):
     refused(["cohort", str(manifest), "--output", "out", "--shard", "1/1", *options], words, str(inside))
 
 
+@pytest.mark.parametrize("command", ["train", "evaluate", "evaluate --shard 1/1"])
+@pytest.mark.parametrize("images", ["s0", ["s0/t00.nii.gz", "s0/t01.nii.gz"], ["../out/t00.nii.gz", "s0/t01.nii.gz"]])
+def test_output_among_listed_scans(images, command, study, refused):
+    output = Path("study/s0")
+    if "../out/t00.nii.gz" in images:
+        output = Path("out")
+        shutil.copytree(study / "s0", output)
+    write_json(study / "dataset.json", {"training": [{"image": images}], "validation": [{"image": "s1"}]})
+    words = [*command.split(), "--dataset", "study", "--output", str(output)]
+    refused(words, f"--output: expected a folder without scans, got {output}")
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "evaluate --shard 1/1"])
+def test_output_among_linked_scans(command, study, refused):
+    shutil.move(study / "s0", "scans")
+    os.symlink(Path("scans").resolve(), study / "s0")
+    words = [*command.split(), "--dataset", "study", "--output", "scans"]
+    refused(words, "--output: expected a folder without scans, got scans")
+
+
+@pytest.mark.parametrize("output", ["study", "link"])
+def test_output_of_a_study_among_its_series(output, study, refused):
+    os.symlink("study", "link")
+    Path("study.tsv").write_text("name\tscans\na\tstudy/s0\n", encoding="utf-8")
+    words = f"line 2: scans: expected files outside --output {output}, got {study / 's0'}"
+    refused(["cohort", "study.tsv", "--output", output, "--shard", "1/1"], words)
+
+
 def test_label_map_in_the_folders_of_an_evaluation(study, refused):
     labels = Path("out/evaluation/series/s0/labels.nii.gz")
     labels.parent.mkdir(parents=True)

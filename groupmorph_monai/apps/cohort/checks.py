@@ -55,13 +55,15 @@ def check_apart(files: Sequence[str], output: str | Path) -> None:
     """Refuse scans inside the output folder and vice versa, as a later run could read results as scans.
 
     Raises:
-        InputError: If a scan is inside the output folder, or the other way round.
+        InputError: If a scan or a folder of scans is in the output folder, or the output folder in one of scans.
     """
     check_place(str(output), files)
     check_kept("scans", files, output)
     root = Path(output).resolve()
     for name in files:
-        if root.is_relative_to(Path(name).resolve()):
+        path = Path(name)
+        above = {path.resolve().parent, path.parent.resolve()} if path.is_dir() else set()
+        if root in above or root.is_relative_to(path.resolve()):
             raise InputError(f"scans: expected files outside --output {output}, got {name}; choose another folder")
 
 
