@@ -28,6 +28,7 @@ from ..reading.signature import check_regular_file
 from ..series import LEAST_DETERMINANT, LONGEST_MM
 from ..series_checks import check_affine, check_grid
 from .nifti import CHECK_SETTINGS, check_finite, nifti_image, save_nifti
+from .replacement import check_whole
 
 _RAS_TO_LPS = np.array([-1.0, -1.0, 1.0], dtype=np.float32)
 _COMPACT = b"coarse displacement field, scan's grid in the extension"  # fits into the 80 bytes of descrip
@@ -119,10 +120,11 @@ def read_field(path: str | Path) -> DenseTransform:
     """Read a field, extrapolated by its border values. Its inverse is another file, with another grid.
 
     Raises:
-        InputError: If the file contains no field of plausible size.
+        InputError: If the file contains no field of plausible size, or if a stopped run was replacing its result.
     """
     try:
         image = _load(path)
+        check_whole(Path(path).resolve().parent)
         shape, kind = image.shape, image.get_data_dtype()
         if len(shape) != 5 or shape[3:] != (1, 3) or min(shape[:3]) < 2 or kind.kind not in "fiu":
             raise InputError(

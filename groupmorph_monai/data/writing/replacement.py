@@ -63,6 +63,17 @@ def journals(folder: Path) -> list[Path]:
     return _entries(folder, _JOURNAL)
 
 
+def check_whole(folder: Path) -> None:
+    """Check that a registration in ``folder`` is not partly replaced by another one.
+
+    Raises:
+        InputError: If a run was stopped while it moved its result to the folder.
+    """
+    with suppress(OSError):  # a folder whose files may be read, but not listed
+        if any((journal / REPORT).exists() for journal in journals(folder)):
+            raise InputError(f"{folder}: a stopped run was replacing this result; run register again")
+
+
 def to_be_replaced(folder: Path) -> set[str]:
     """List the names of files and folders that `clean` would remove or replace."""
     names: set[str] = set()
