@@ -3,6 +3,9 @@
 ITK loads its modules at first use, of images alone in a second: annotations are strings, to start without them.
 """
 
+import errno
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +16,8 @@ import torch
 from ...space.grid import Grid
 from ...space.transforms import AffineTransform, ComposedTransform, DenseTransform, Transform
 from ..series import LPS_TO_RAS
+
+_OVERHEAD = 2**14  # bytes of HDF5 per transform, and of the file itself; 4,100 were measured
 
 
 def itk_transform(transform: Transform, volume: Grid) -> "itk.CompositeTransform":
@@ -42,10 +47,33 @@ def is_itk_transform(path: Path) -> bool:
 
 
 def write_itk_transform(transform: Transform, volume: Grid, path: Path) -> None:
-    """Write a composite transform in HDF5; see `itk_transform`."""
+    """Write a composite transform in HDF5; see `itk_transform`.
+
+    Raises:
+        OSError: If it cannot be written. A lack of space is found before writing, as HDF5 then crashes at exit.
+    """
+    composite = itk_transform(transform, volume)
+    _check_space(composite, path.parent)
     writer = itk.TransformFileWriterTemplate[itk.D].New(FileName=str(path), UseCompression=True)
-    writer.SetInput(itk_transform(transform, volume))
-    writer.Update()
+    writer.SetInput(composite)
+    try:
+        writer.Update()
+    except RuntimeError as error:
+        raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
+
+
+def _check_space(composite: "itk.CompositeTransform", folder: Path) -> None:
+    """Check that a file of the transform, at most as large as without compression, fits into the folder.
+
+    Raises:
+        OSError: If the disk is full, or the file exceeds a limit.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    number = composite.GetNumberOfTransforms()
+    values = sum(composite.GetNthTransform(n).GetNumberOfParameters() for n in range(number))
+    with tempfile.TemporaryFile(dir=folder) as file:
+        os.posix_fallocate(file.fileno(), 0, values * np.dtype(np.float64).itemsize + (number + 1) * _OVERHEAD)
 
 
 def _parts(transform: Transform, volume: Grid) -> "Iterator[itk.Transform]":

@@ -1,12 +1,14 @@
 """Composite transforms and combined fields, read by SimpleITK, ITK and ANTs, map points in mm correctly."""
 
 import os
+import resource
 
 import itk
 import nibabel
 import numpy as np
 import pytest
 import torch
+from faults import in_a_child
 
 from groupmorph_monai.apps.command_line import main
 from groupmorph_monai.data.series import Frame, Series
@@ -204,3 +206,29 @@ def test_a_map_is_written_to_the_current_directory(result, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     assert main(["combine", str(result[0]), "--from", "1", "--to", "0", "--output", "scan1_to_scan0.nii.gz"]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["scan1_to_scan0.nii.gz"]
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".h5"])
+def test_a_map_beyond_the_limit_on_file_sizes_is_reported_in_one_line(result, tmp_path, capfd, ending):
+    def combine():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        path = tmp_path / f"map{ending}"
+        os._exit(main(["combine", str(result[0]), "--from", "1", "--to", "0", "--output", str(path), "--quiet"]))
+
+    assert in_a_child(combine) == 2
+    message = "could not write the results (File too large); raise 'ulimit -f'"
+    assert capfd.readouterr().err == f"groupmorph: {tmp_path}: {message}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_space_of_a_transform_is_checked_before_it_is_written(tmp_path, monkeypatch):
+    checked = []
+    monkeypatch.setattr(os, "posix_fallocate", lambda descriptor, offset, size: checked.append(size))
+    noise = torch.randn(2, 3, 9, 9, 9)
+    for transform in (
+        ComposedTransform(),
+        *scan_transforms(grid("RAS")),
+        DenseTransform(*noise, grid("RAS", (9, 9, 9))),
+    ):
+        write_itk_transform(transform, grid("RAS"), tmp_path / "t.h5")
+        assert (tmp_path / "t.h5").stat().st_size <= checked[-1]
