@@ -209,7 +209,7 @@ def _files(item: Item) -> Files:
 
 def _check_unique(items: Mapping[str, Sequence[Item]], source: Path) -> None:
     """Refuse a series that occurs twice in a split, two series of one name, which a table of results could not tell
-    apart, and a point file or label map that serves two timepoints."""
+    apart, and a point file or label map that serves two timepoints. Warn of a scan that does so."""
     all_files: dict[str, Files] = {}  # by name
     for series in items.values():
         names: dict[Files, str] = {}
@@ -230,7 +230,10 @@ def _check_unique(items: Mapping[str, Sequence[Item]], source: Path) -> None:
 
 
 def _check_one_per_timepoint(item: Item, source: Path) -> None:
-    for key, paths in zip(_FILES[1:], _files(item)[1:]):
+    scans, *others = _files(item)
+    if repeated := [path for path in scans if scans.count(path) > 1]:
+        logger.warning("%s: image of %s: is a scan listed twice? (%s)", source, item["name"], repeated[0])
+    for key, paths in zip(_FILES[1:], others):
         if repeated := [path for path in paths if paths.count(path) > 1]:
             raise InputError(
                 f"{source}: expected {key} of {item['name']} with one file per timepoint, got {repeated[0]} twice; "

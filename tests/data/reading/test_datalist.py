@@ -272,3 +272,12 @@ def test_a_file_of_two_timepoints_is_refused(folder, key):
     write_json(folder / "dataset.json", {"training": [entry]})
     with pytest.raises(InputError, match=f"expected {key} of b with one file per timepoint, got .*_00.csv twice"):
         series_items(str(folder), "training", [])
+
+
+def test_a_scan_of_two_timepoints_is_a_warning(folder, caplog):
+    (folder / "link").symlink_to("b")
+    pairs = [{"image": ["a/t0.nii.gz", "b/t0.nii.gz"]}, {"image": ["b/t1.nii.gz", "link/t1.nii.gz"], "name": "pair"}]
+    write_json(folder / "dataset.json", {"training": pairs})
+    series_items(str(folder), "training", [])
+    message = f"image of pair: is a scan listed twice? ({(folder / 'b' / 't1.nii.gz').resolve()})"
+    assert [record.getMessage() for record in caplog.records] == [f"{folder / 'dataset.json'}: {message}"]
