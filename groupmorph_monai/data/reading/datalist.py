@@ -1,6 +1,5 @@
 """Data lists: from a folder of series, a JSON file, or phantoms."""
 
-import json
 import logging
 import os
 import reprlib
@@ -16,7 +15,7 @@ from ..phantoms.hearts import HEART_MOTIONS
 from .dirlab import is_dirlab
 from .folders import folder_files, images
 from .names import image_stem, natural_order
-from .signature import check_regular_file, read_text
+from .signature import check_regular_file, read_json
 
 logger = logging.getLogger(__name__)
 Item = dict[str, Any]  # files of one series, or arguments of a phantom, by the keys of `LoadSeriesd` or `MakePhantomd`
@@ -174,7 +173,7 @@ def _read_list(listed: Path) -> dict[str, list[Item]]:
 def _read_json(listed: Path) -> dict[str, Any]:
     wanted = '{"training": [{"image": ...}], "validation": [...]}'
     try:
-        content = json.loads(read_text(listed), object_pairs_hook=_unique_keys)
+        content = read_json(listed)
     except OSError as error:
         raise InputError(f"{listed}: expected {wanted}, got {error.strerror or error}; check the file") from error
     except (ValueError, RecursionError) as error:
@@ -247,15 +246,6 @@ def _may_exist(path: str) -> bool:
         return b"\0" not in os.fsencode(path)
     except UnicodeEncodeError:
         return False
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a dictionary from JSON pairs; refuse repeated keys, of which Python would keep only the last."""
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        repeated = next(key for key, _ in pairs if [name for name, _ in pairs].count(key) > 1)
-        raise ValueError(f"{repeated!r} occurs twice")
-    return content
 
 
 def _number(items: Iterable[Item]) -> None:

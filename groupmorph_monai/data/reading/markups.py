@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
-from .signature import read_text
+from .signature import read_json
 
 _LARGEST = 1e300  # maximum absolute coordinate; the comparison is also False for NaN
 _TO_RAS = {"RAS": np.array([1.0, 1.0, 1.0]), "LPS": np.array([-1.0, -1.0, 1.0])}
@@ -51,7 +51,7 @@ def map_markups(source: str | Path, transform: Callable[[np.ndarray], np.ndarray
 def _load(path: str | Path) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]:
     """Return the file's content, its node, and the signs of its axes in RAS."""
     try:
-        content = json.loads(read_text(path))
+        content = read_json(path)
         nodes = content["markups"]
         points = [point for node in nodes for point in node["controlPoints"]]
         node = nodes[0] if nodes else {}

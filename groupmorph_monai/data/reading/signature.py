@@ -2,11 +2,13 @@
 
 import contextlib
 import gzip
+import json
 import os
 import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 
@@ -114,6 +116,25 @@ def read_text(path: str | Path) -> str:
     if os.path.exists(path) and not os.path.isfile(path):
         raise OSError(f"a {'folder' if os.path.isdir(path) else 'pipe or device'}")
     return Path(path).read_text(encoding="utf-8-sig")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file. Repeated keys, of which Python would keep only the last, are refused.
+
+    Raises:
+        OSError: As for `read_text`.
+        ValueError: If it is not valid JSON in UTF-8, or repeats a key.
+        RecursionError: If it is nested too deeply.
+    """
+    return json.loads(read_text(path), object_pairs_hook=_unique_keys)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        repeated = next(key for key, _ in pairs if [name for name, _ in pairs].count(key) > 1)
+        raise ValueError(f"{repeated!r} occurs twice")
+    return content
 
 
 def check_itk_path(path: str | Path) -> None:

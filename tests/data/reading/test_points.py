@@ -86,6 +86,12 @@ def test_points_of_every_format_are_ras(tmp_path, name):
             "RAS or LPS, got 'IJK'",
         ),
         (
+            "two_systems.mrk.json",
+            '{"markups": [{"coordinateSystem": "LPS", "coordinateSystem": "RAS", "controlPoints": '
+            '[{"position": [1, 2, 3]}]}]}',
+            "invalid JSON ('coordinateSystem' occurs twice)",
+        ),
+        (
             "metres.mrk.json",
             '{"markups": [{"coordinateUnits": "m", "controlPoints": [{"position": [1, 2, 3]}]}]}',
             "in mm, got 'm'",
