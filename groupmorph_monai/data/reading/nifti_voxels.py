@@ -61,7 +61,8 @@ def nifti_values(image: nib.Nifti1Pair, path: str, labels: bool = False, storage
     """Read the voxels, and gzip files to their end: nibabel stops before the checksum there.
 
     Raises:
-        InputError: If so many bytes follow the voxels that the header must declare too few voxels.
+        InputError: If so many bytes follow the voxels that the header must declare too few voxels, or if it announces
+            an extension that must be among the voxels.
     """
     try:
         data, unread = _values_and_unread_bytes(image, path, labels, storage, igzip.open)
@@ -74,7 +75,28 @@ def nifti_values(image: nib.Nifti1Pair, path: str, labels: bool = False, storage
             f"{path}: expected the file to end with the voxels, got {unread} more bytes after {image.shape} voxels of "
             f"{image.get_data_dtype()}; correct dim and datatype in the header, or convert the image again"
         )
+    if unread and _has_extension_at_voxels(image, unread):
+        raise InputError(
+            f"{path}: expected the voxels after the header's extensions, got an extension that vox_offset does not "
+            "count; correct vox_offset, or convert the image again"
+        )
     return data
+
+
+def _has_extension_at_voxels(image: nib.Nifti1Pair, unread: int) -> bool:
+    """Check whether a file with bytes after the voxels announces extensions for which there is no room before
+    ``vox_offset``, or continues with another one there, as if a program had added it without moving ``vox_offset``."""
+    if not isinstance(image, nib.Nifti1Image):  # in a pair, extensions and voxels are in two files
+        return False
+    assert isinstance(image.dataobj, nib.arrayproxy.ArrayProxy)  # not loaded
+    start, offset = int(image.header["sizeof_hdr"]), int(image.dataobj.offset)
+    with image.file_map["image"].get_prepare_fileobj("rb") as file:
+        file.seek(start)
+        announced = file.read(1) != b"\0"
+        file.seek(offset)
+        size = int.from_bytes(file.read(4), "little" if image.header.endianness == "<" else "big")
+    least = 16  # bytes of an extension; all sizes are multiples
+    return announced and (offset < start + 4 + least or (least <= size <= unread and size % least == 0))
 
 
 def _values_and_unread_bytes(

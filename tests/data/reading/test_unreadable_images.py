@@ -46,6 +46,17 @@ def _rgb(path):
     nib.save(nib.Nifti1Image(np.zeros(SIZE, [("R", "u1"), ("G", "u1"), ("B", "u1")]), np.eye(4)), path)
 
 
+def _add_extension(path, byte_order, counted=0):
+    """Write an image with ``counted`` extensions, and insert another one without moving ``vox_offset``."""
+    image = nib.Nifti1Image(make_volume(), orthogonal_affine(), nib.Nifti1Header(endianness=byte_order))
+    image.header.extensions.extend(nib.nifti1.Nifti1Extension(6, b"comment") for _ in range(counted))
+    content = image.to_bytes()
+    added = np.array([16, 6, 0, 0], byte_order + "i4").tobytes()
+    with nib.openers.Opener(str(path), "wb") as file:
+        file.write(content[:348] + b"\1\0\0\0" + content[352 : 352 + 16 * counted] + added)
+        file.write(content[352 + 16 * counted :])
+
+
 def _nan(path):
     data = make_volume()
     data[2, 3, 4] = np.nan
@@ -127,6 +138,9 @@ MISTAKES = {
         "168 more bytes after (8, 12, 7) voxels",
     ),
     "bytes.nii": (lambda p: patch_header(p, "datatype", 2), "756 more bytes"),
+    "extension.nii": (lambda p: _add_extension(p, ">"), "an extension that vox_offset does not count"),
+    "extension.nii.gz": (lambda p: _add_extension(p, "<"), "an extension that vox_offset does not count"),
+    "second.nii": (lambda p: _add_extension(p, "<", counted=1), "an extension that vox_offset does not count"),
     "dim.nii": (lambda p: patch_header(p, "dim", [9, 9, 12, 7, 1, 1, 1, 1]), "from 1 to 7 in dim[0], got 9; correct"),
     "type.nii.gz": (lambda p: patch_header(p, "datatype", 1536), "data code 1536 not supported"),
     "offset.nii": (lambda p: patch_header(p, "vox_offset", 352.5), "in vox_offset, such as 352, got 352.5; correct"),
@@ -169,6 +183,14 @@ def test_corrections_by_nibabel_are_not_logged(tmp_path, caplog):
     assert not caplog.records
     nib.load(tmp_path / "a.nii.gz")
     assert caplog.records  # of others
+
+
+@pytest.mark.parametrize(("announced", "padding"), [(1, 0), (0, 16)])
+def test_a_file_without_extensions_is_read_despite_their_flag_or_padding(tmp_path, announced, padding):
+    content = bytearray(nib.Nifti1Image(make_volume(), OBLIQUE).to_bytes())
+    content[348] = announced
+    (tmp_path / "a.nii").write_bytes(content + bytes(padding))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.nii").data, make_volume())
 
 
 def test_an_origin_beyond_any_scanner_is_refused_in_all_scans_too(tmp_path):
