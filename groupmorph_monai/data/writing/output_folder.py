@@ -20,6 +20,7 @@ _LONGEST_NAME = 255  # bytes; limit of all common file systems
 _ENDING_S = 0.5  # time to wait for a run that is just ending: it releases its lock shortly after its result appears
 _claims: dict[Path, tuple[FileLock, list[Path]]] = {}  # locks of this process, and the folders that it created
 _stagings: set[Path] = set()
+_leftovers: set[Path] = set()  # temporary folders that could not be removed when an error was raised
 _CURES = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some space", errno.EFBIG: "raise 'ulimit -f'"}
 
 
@@ -155,7 +156,7 @@ def release(output_dir: str | Path) -> None:
         lock.release()
     if made and all(path.is_dir() for path in folder.rglob("*")):
         shutil.rmtree(folder, ignore_errors=True)
-        _remove_empty(made[1:])
+        _remove_empty(made)
     _claims.pop(folder, None)
 
 
@@ -163,6 +164,16 @@ def release(output_dir: str | Path) -> None:
 def release_all() -> None:
     for folder in list(_claims):
         release(folder)
+    for folder in list(_leftovers):
+        shutil.rmtree(folder, ignore_errors=True)
+        _leftovers.remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a temporary folder, at exit if not now: an error may hold all file handles, of which this needs some."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        _leftovers.add(folder)
 
 
 @contextmanager
@@ -200,7 +211,7 @@ def atomic_folder(output_dir: str | Path, stale: Iterable[str] = ()) -> Iterator
                 put_in_place(staging, folder, stale)
             finally:
                 _stagings.remove(staging)
-                shutil.rmtree(staging, ignore_errors=True)
+                _remove(staging)
     finally:
         if claimed:
             release(folder)
@@ -222,7 +233,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
             os.replace(folder / path.name, path)
             sync(path.parent)
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
 
 
 def write_tensors(content: object, path: Path) -> None:

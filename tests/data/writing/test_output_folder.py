@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -354,3 +355,23 @@ def test_a_full_disk_is_reported_in_one_line_for_files_of_pytorch(tmp_path):
         write_tensors({"weight": torch.ones(1000, 100)}, path)
     release_all()
     assert os.listdir(tmp_path) == ["cache"]
+
+
+@pytest.mark.parametrize("folders", [(), ("old",)])
+def test_a_run_that_has_used_up_its_file_handles_leaves_nothing(tmp_path, folders):
+    def open_too_many(folder):
+        with atomic_folder(folder) as staging:
+            files = []
+            while True:
+                files.append(open(staging / str(len(files)), "w", encoding="utf-8"))
+
+    def fail():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        with pytest.raises(InputError, match="Too many open files"):
+            open_too_many(tmp_path / "out")
+        release_all()
+
+    for name in folders:
+        (tmp_path / "out" / name).mkdir(parents=True)
+    assert in_a_child(fail) == 0
+    assert [path.name for path in tmp_path.rglob("*")] == (["out", *folders] if folders else [])
