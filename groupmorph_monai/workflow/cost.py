@@ -101,9 +101,11 @@ class RegistrationCost:
         fitting_spacing = self._fitting_spacing_mm(free_gb)
         smaller = "crop the scans" if self.scans_at_once else "crop the scans, or use fewer"
         cure = f"use --spacing-mm {fitting_spacing:g}" if fitting_spacing else smaller
+        largest = max(range(count), key=lambda k: math.prod(self.scans[k].shape))
         raise InputError(
-            f"memory: expected {self.memory_gb:.3g} GB for {count} scans on {' x '.join(map(str, self.grid.shape))} "
-            f"voxels of {spacing:.3g} mm, got {free_gb:.3g} GB; {cure}"
+            f"memory: expected {self.memory_gb:.3g} GB for {count} scans of up to "
+            f"{_sides(self.scans[largest])} voxels (timepoint {largest}) on {_sides(self.grid)} voxels of "
+            f"{spacing:.3g} mm, got {free_gb:.3g} GB; {cure}"
         )
 
     def _fitting_spacing_mm(self, free_gb: float) -> float | None:
@@ -118,3 +120,7 @@ class RegistrationCost:
             if coarser._all_at_once_gb <= free_gb:  # scans are streamed only if they do not fit
                 return spacing
         return None
+
+
+def _sides(grid: Grid) -> str:
+    return " x ".join(map(str, grid.shape))

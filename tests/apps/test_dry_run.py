@@ -73,5 +73,8 @@ def test_hundreds_of_scans_are_refused_by_their_headers(ending, options, tmp_pat
     monkeypatch.setattr(cost, "available_memory_gb", lambda: 0.7)
     monkeypatch.setattr(readers, "_load", lambda *arguments: pytest.fail("an image was read"))
     command = ["register", *[str(scan)] * 300, "--output", "out", *options]
-    refused(command, "GB for 300 scans on 24 x 20 x 16 voxels of 1 mm, got 0.7 GB")
+    refused(
+        command,
+        "GB for 300 scans of up to 24 x 20 x 16 voxels (timepoint 0) on 24 x 20 x 16 voxels of 1 mm, got 0.7 GB",
+    )
     assert not Path("out").exists()

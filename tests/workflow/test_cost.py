@@ -170,6 +170,13 @@ def test_series_that_do_not_fit_are_refused_with_a_spacing_that_does(timepoints,
     RegistrationCost(scans, inferer(), fitting).check()
 
 
+def test_the_largest_of_scans_that_do_not_fit_is_named(monkeypatch):
+    monkeypatch.setattr(cost, "available_memory_gb", lambda: 8.0)
+    scans = [*series(2, (28, 24, 20)), *series(1, (2000, 1900, 1800))]
+    with pytest.raises(InputError, match=r"for 3 scans of up to 2000 x 1900 x 1800 voxels \(timepoint 2\) on "):
+        RegistrationCost(scans, inferer()).check()
+
+
 def test_a_series_whose_files_alone_are_too_many_is_refused(monkeypatch):
     monkeypatch.setattr(cost, "available_memory_gb", lambda: 8.0)
     with pytest.raises(InputError, match="crop the scans, or use fewer"):
