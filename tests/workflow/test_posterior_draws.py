@@ -7,7 +7,6 @@ from refinements import EXP, dense_precision, displacement, images, refinement, 
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.probability import FluidPrior, GroupNMI, LocalCorrelation, SquaredError
 from groupmorph_monai.space import (
-    Displacement,
     FlowSequence,
     Lattice,
     ScalingAndSquaring,
@@ -61,7 +60,8 @@ def test_draws_have_the_covariance_of_the_posterior(timepoints, pieces, factor, 
     monkeypatch.setattr(torch, "randn", lambda *shape, **options: next(units))
     z = torch.ones(1, timepoints, 3 * pieces, *size, dtype=torch.float64)
     images = torch.zeros(1, timepoints, *size)
-    draws = ask.draws(VelocityField.on_voxels(z), images, Displacement(), number=2 * number)
+    flow = FlowSequence(ScalingAndSquaring(0), pieces)
+    draws = ask.draws(VelocityField.on_voxels(z), images, flow, number=2 * number)
     scaled = (torch.cat([draw.values for draw in draws]) - z) / _TAILS
     shared = scaled.unflatten(2, (pieces, 3))[:, :, 0].reshape(2 * number, number)
     terms = [pieces * term for term in prior.terms(size)]
