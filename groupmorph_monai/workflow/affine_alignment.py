@@ -29,7 +29,7 @@ _SEARCH_DEGREES = 15.0  # angle of the search rotations
 _CANDIDATES = 3  # number of candidates of the search that are optimised
 _LEAST_STEP = 0.02  # voxels; the optimisation has converged when no corner of the grid moves farther
 _WEISZFELD_STEPS = 50  # number of steps of Weiszfeld's algorithm to the geometric median of maps
-_MOST_TOGETHER = 16  # maximum number of scans aligned jointly, in time quadratic in their number
+MOST_TOGETHER = 16  # maximum number of scans aligned jointly, in time quadratic in their number
 _MOST_COMPARED = 6  # number of jointly aligned scans with which each further scan is compared
 
 
@@ -94,9 +94,9 @@ class GroupAffine:
                 applies to all comparisons with that scan.
         """
         masks = masks or [None] * len(frames)
-        if len(frames) <= _MOST_TOGETHER:
+        if len(frames) <= MOST_TOGETHER:
             return _Group(self, frames, masks).align()
-        every = math.ceil(len(frames) / _MOST_TOGETHER)
+        every = math.ceil(len(frames) / MOST_TOGETHER)
         masked = [k for k, mask in enumerate(masks) if mask is not None]
         joint = sorted({*range(0, len(frames), every), *(masked if len(masked) == 1 else [])})
         group = _Group(self, [frames[k] for k in joint], [masks[k] for k in joint])

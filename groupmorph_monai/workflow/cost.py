@@ -14,6 +14,7 @@ from ..space.alignment import check_reference
 from ..space.grid import Grid
 from .field_inferer import FieldInferer
 from .free_memory import available_memory_gb
+from .initial import AlignInitiald
 from .memory_estimate import all_at_once_gb, streamed_gb
 from .processor_time import ProcessorTime
 from .refinement import Refinement
@@ -33,7 +34,7 @@ class RegistrationCost:
         spacing_mm, reference: spacing and reference of the working grid, as for `working_grid`.
         device: device on which the registration runs.
         products: outputs in addition to the aligned series.
-        initial: initial alignment, as for `AlignInitiald`.
+        align: initial alignment.
 
     Raises:
         InputError: If no scan has the index ``reference``.
@@ -45,7 +46,7 @@ class RegistrationCost:
     reference: int | None = None
     device: torch.device | str = "cpu"
     products: Products = Products()
-    initial: str | None = "affine"
+    align: AlignInitiald = AlignInitiald()
 
     def __post_init__(self) -> None:
         if self.scans:
@@ -85,8 +86,7 @@ class RegistrationCost:
     @property
     def time(self) -> ProcessorTime:
         """Estimate of the processor time."""
-        aligned = self.initial not in (None, "none")
-        return ProcessorTime(self.scans, self.grid, self.inferer, self.levels, self.products, aligned)
+        return ProcessorTime(self.scans, self.grid, self.inferer, self.levels, self.products, self.align.schedule)
 
     def check(self) -> None:
         """Check that the registration fits into the free memory. Without scans, do nothing.

@@ -70,6 +70,7 @@ class AlignInitiald(Transform):
         if kind in KINDS:
             self.aligner = GroupAffine(kind, schedule, storage)
         self.reference, self.timepoints = reference, timepoints
+        self.schedule = None if self.aligner is None else schedule or AffineSchedule()
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         item = dict(data)

@@ -17,6 +17,7 @@ import torch
 from ..data.writing.products import Products
 from ..space.filters import window_mean
 from ..space.grid import Grid
+from .affine_alignment import MOST_TOGETHER, AffineSchedule
 from .field_inferer import FieldInferer
 from .posterior_draws import DRAW_STEPS
 from .refinement import Refinement
@@ -26,7 +27,10 @@ QUALITY_VOXELS = 80  # longest side of the grid of the verdict's checks, which d
 QUALITY_SCANS = 16  # maximum number of scans that these compare in pairs, as time and memory grow quadratically
 
 # Work in these units, measured for each stage on series other than those in docs/machine.md.
-_ALIGNING, _SEARCHING = 1.8e8, 4e8  # units per scan, for the affine alignment, and for its search if there is one
+# Units per voxel of the affine alignment's fine grid and scan: in the joint alignment, there also for each scan, and
+# for each scan aligned after it.
+_ALIGNING, _ALIGNING_JOINTLY, _ALIGNING_LAST = 1300, 140, 4100
+_SEARCHING = 4e8  # units per scan that is searched for
 _PICTURE, _KINETICS_PICTURE = 2.5e8, 9e7  # units per run, for the figures of the report
 _LOADING, _NETWORK, _FIELDS = 40, 35, 20  # units per voxel of the working grid and scan; the network in each pass
 # Units per voxel of a level and scan, in each iteration, and once on each level but the finest.
@@ -35,7 +39,7 @@ _MODEL, _RESTART = 80, 500
 # voxel along its three axes, for the products with matrices of cosines.
 _ITERATION, _CONJUGATE, _COSINES = 400, 12, 0.125
 _DRAW = 35  # units per voxel of the working grid and scan, in each draw
-_QUALITY = 260  # units per voxel of the verdict's grid and scan
+_QUALITY, _QUALITY_PAIR = 200, 15  # units per voxel of the verdict's grid and scan; and also for each scan
 # Units per voxel of the files. Those of full fields, sequences and DICOM are estimated from the sizes of their files.
 _WRITING, _FULL_FIELDS, _ITK_TRANSFORMS, _SEQUENCE, _DICOM, _KINETICS = 65, 150, 680, 100, 150, 60
 _CALIBRATION_SIZE, _CALIBRATION_REPEATS = 64, 24  # voxels along each axis; number of repeats, each of milliseconds
@@ -53,7 +57,7 @@ class ProcessorTime:
         inferer: inferer of the registration.
         levels: levels of the refinement.
         products: the files to write in addition to the aligned series.
-        aligned: whether the registration starts with an affine or rigid alignment.
+        aligning: grids and steps of the affine or rigid alignment with which the registration starts; None without one.
     """
 
     scans: Sequence[Grid]
@@ -61,7 +65,7 @@ class ProcessorTime:
     inferer: FieldInferer
     levels: Sequence[Stage]
     products: Products
-    aligned: bool = True
+    aligning: AffineSchedule | None = AffineSchedule()
 
     @property
     def seconds(self) -> float:
@@ -71,7 +75,7 @@ class ProcessorTime:
     @property
     def searching_seconds(self) -> float:
         """Additional seconds if the alignment has to search for every scan."""
-        return self._unit_s * _SEARCHING * len(self.scans) * self.aligned
+        return self._unit_s * _SEARCHING * len(self.scans) * (self.aligning is not None)
 
     @cached_property
     def _unit_s(self) -> float:
@@ -84,9 +88,17 @@ class ProcessorTime:
         return len(self.scans) * math.prod(self.grid.shape)
 
     @property
+    def _aligning(self) -> float:
+        if self.aligning is None:
+            return 0.0
+        joint = min(len(self.scans), MOST_TOGETHER)
+        work = joint * (_ALIGNING + _ALIGNING_JOINTLY * joint) + _ALIGNING_LAST * (len(self.scans) - joint)
+        sides = self.grid.extent_mm / self.grid.extent_mm.max() * self.aligning.voxels[-1]
+        return work * math.prod(sides.clamp_min(1).tolist())
+
+    @property
     def _registering(self) -> float:
-        aligning = _ALIGNING * len(self.scans) * self.aligned
-        return aligning + (_LOADING + _NETWORK * self.inferer.passes.number + _FIELDS) * self._voxels
+        return self._aligning + (_LOADING + _NETWORK * self.inferer.passes.number + _FIELDS) * self._voxels
 
     @property
     def _refining(self) -> float:
@@ -106,7 +118,8 @@ class ProcessorTime:
     @property
     def _reporting(self) -> float:
         pictures = _PICTURE + _KINETICS_PICTURE * (self.products.kinetics is not None)
-        return pictures + _QUALITY * quality_voxels(self.scans[0]) * len(self.scans)
+        compared = _QUALITY + _QUALITY_PAIR * min(len(self.scans), QUALITY_SCANS)
+        return pictures + compared * quality_voxels(self.scans[0]) * len(self.scans)
 
     @property
     def _writing(self) -> float:

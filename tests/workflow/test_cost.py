@@ -14,6 +14,8 @@ from groupmorph_monai.probability import FluidPrior, LocalCorrelation
 from groupmorph_monai.space import MeanAlignment, MidpointSquaring
 from groupmorph_monai.space.grid import Grid
 from groupmorph_monai.workflow import (
+    AffineSchedule,
+    AlignInitiald,
     NetworkPasses,
     Refinement,
     RegistrationCost,
@@ -99,15 +101,19 @@ def test_transforms_of_itk_take_the_memory_of_its_modules():
 def test_time_is_of_the_steps_in_units_of_this_machine(monkeypatch):
     monkeypatch.setattr(processor_time, "_seconds_per_unit", lambda: 1e-8)
 
-    nothing = Products()
+    nothing, affine = Products(), AlignInitiald()
 
-    def seconds(timepoints=4, products=nothing, initial="affine", **options):
+    def seconds(timepoints=4, products=nothing, align=affine, **options):
         scans = series(timepoints, (96, 96, 64))
-        return RegistrationCost(scans, inferer(**options), products=products, initial=initial).time.seconds
+        return RegistrationCost(scans, inferer(**options), products=products, align=align).time.seconds
 
     fixed = 1e-8 * processor_time._PICTURE
-    assert seconds(8) - fixed == pytest.approx(2 * (seconds() - fixed))
-    assert seconds(refined=False, initial="none") < seconds(refined=False) < seconds() < seconds(draws=20)
+    assert seconds(8) - fixed > 2 * (seconds() - fixed)  # as some scans are compared in pairs
+    assert seconds(48) - seconds(32) == pytest.approx(seconds(64) - seconds(48))
+    unaligned, finely = AlignInitiald("none"), AlignInitiald(schedule=AffineSchedule((24, 96)))
+    assert seconds(refined=False, align=unaligned) < seconds(refined=False) < seconds() < seconds(draws=20)
+    aligning = [seconds(align=align) - seconds(align=unaligned) for align in (affine, finely)]
+    assert aligning[1] == pytest.approx(8 * aligning[0])
     written = [Products(), Products(fields="full"), Products(kinetics=ToftsFit())]
     written += [Products(exports=Exports(**{name: True})) for name in ("itk_transforms", "sequence", "dicom")]
     assert min(seconds(products=products) for products in written[1:]) > seconds()

@@ -112,9 +112,10 @@ def _items(args: argparse.Namespace, parser: ConfigParser, cohort: CohortFolder)
 
 def _check(item: Item, reference: int | None, cohort: CohortFolder) -> None:
     files = _files(item)
-    for key, paths in (("scans", files), *((key, item.get(key, ())) for key in ("landmarks", "labels"))):
-        check_exist(key, paths)
-        check_kept(key, paths, cohort.root)
+    check_exist("scans", files)
+    for key in ("landmarks", "labels"):
+        check_exist(key, item.get(key, ()))
+        check_kept(key, item.get(key, ()), cohort.root)
     if files:
         check_apart(files, cohort.root)
         check_scans(files, item.get("description"), reference)

@@ -147,19 +147,14 @@ def _check_no_copies(volumes: Sequence[Volume]) -> None:
                 raise InputError(_equal_times(later[0], earlier[0]))
 
 
-def _acquisition_times(volume: Volume) -> list[float]:
-    return [plane.keys.get("acquisition time", 0.0) for plane in volume]
-
-
 def start_s(volume: Volume) -> float:
     """Return the acquisition time of the first slice; 0 if there is none."""
-    return min(_acquisition_times(volume))
+    return min(plane.keys.get("acquisition time", 0.0) for plane in volume)
 
 
 def _begin_together(earlier: Volume, later: Volume) -> bool:
     """Check whether a volume begins with another one, or in its first half, as where slices are interleaved."""
-    start, middle = start_s(earlier), (start_s(earlier) + max(_acquisition_times(earlier))) / 2
-    return start_s(later) == start or start_s(later) < middle
+    return start_s(later) == start_s(earlier) or at_the_same_time((earlier, later))
 
 
 def _equal_times(plane: Plane, twin: Plane) -> str:
