@@ -36,6 +36,7 @@ _SINCE_START = ("temporal offset", "trigger time", "dynamic scan begin", "frame 
 _PHASES = ("phase", "temporal position", "series number")
 _COUNTED = ("acquisition number", "instance number", "dimension index", "frame number")
 _LONG_PAUSE = 3  # minimum ratio of the time between two runs to that between their volumes
+_ECHOES_S = 0.05  # maximum time between the first echoes of a shot; no volume is acquired in less
 # Keys that do not describe the acquisition and differ even between images of one moment.
 LATE = ORDER[ORDER.index("content time") :]
 EARLY = [key for key in ORDER if key not in LATE]  # attributes of the acquisition
@@ -153,8 +154,9 @@ def start_s(volume: Volume) -> float:
 
 
 def _begin_together(earlier: Volume, later: Volume) -> bool:
-    """Check whether a volume begins with another one, or in its first half, as where slices are interleaved."""
-    return start_s(later) == start_s(earlier) or at_the_same_time((earlier, later))
+    """Check whether a volume begins with another one, like the echoes of a shot, or in its first half, as with
+    interleaved slices."""
+    return start_s(later) - start_s(earlier) < _ECHOES_S or at_the_same_time((earlier, later))
 
 
 def _equal_times(plane: Plane, twin: Plane) -> str:

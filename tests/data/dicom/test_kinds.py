@@ -156,7 +156,9 @@ def test_series_that_share_their_times_are_of_several_kinds(tmp_path):
 
 @pytest.mark.parametrize("number", [2, 3, 4])
 @pytest.mark.parametrize(
-    ("step_s", "delay_s", "words"), [(0, 0, "equal"), (3, 0, "equal"), (3, 0.01, "overlapping")], ids=str
+    ("step_s", "delay_s", "words"),
+    [(0, 0, "equal"), (3, 0, "equal"), (3, 0.01, "overlapping"), (0, 0.0024, "overlapping")],
+    ids=str,
 )
 def test_series_of_one_acquisition_are_no_timepoints(tmp_path, number, step_s, delay_s, words):
     """A Dixon scan, in 3D or slice by slice, whose images the headers do not tell apart: only their descriptions do."""
