@@ -13,7 +13,7 @@ from pathlib import Path
 import ctk
 import qt
 import slicer
-from groupmorph_lib import Run, Settings, fields_of, register_command, report_page, split_volumes
+from groupmorph_lib import Run, Settings, fields_of, register_command, report_page, split_volumes, write_times
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
@@ -51,9 +51,12 @@ class GroupMorphLogic(ScriptedLoadableModuleLogic):
     """Move volumes between the scene and files."""
 
     def export(self, sequence: slicer.vtkMRMLSequenceNode, folder: str) -> list[str]:
-        """Write the volumes of a sequence to ``folder`` and return the files in order."""
-        volumes = map(sequence.GetNthDataNode, range(sequence.GetNumberOfDataNodes()))
-        return [_write(volume, Path(folder) / f"t{k:03d}.nrrd") for k, volume in enumerate(volumes)]
+        """Write the volumes of a sequence and their times to ``folder`` and return the files in order."""
+        indices = range(sequence.GetNumberOfDataNodes())
+        files = [_write(sequence.GetNthDataNode(k), Path(folder) / f"t{k:03d}.nrrd") for k in indices]
+        if sequence.GetIndexType() == sequence.NumericIndex:
+            write_times(files, [sequence.GetNthIndexValue(k) for k in indices], sequence.GetIndexUnit())
+        return files
 
     def export_mask(self, node: slicer.vtkMRMLNode, volume: slicer.vtkMRMLVolumeNode, folder: str) -> str:
         """Write a label map, or a segmentation on the grid of ``volume``, to ``folder`` and return the file."""

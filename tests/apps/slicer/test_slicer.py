@@ -11,13 +11,14 @@ from unittest.mock import MagicMock
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 
 from groupmorph_monai import apps
 from groupmorph_monai.apps.arguments import make_parser
-from groupmorph_monai.data.reading.readers import read_image
+from groupmorph_monai.data.reading.readers import read_image, read_series
 
 sys.path.append(str(Path(apps.__file__).parent / "slicer"))
-from groupmorph_lib import Run, Settings, fields_of, register_command, split_volumes  # noqa: E402
+from groupmorph_lib import Run, Settings, fields_of, register_command, split_volumes, write_times  # noqa: E402
 
 OBLIQUE = nibabel.affines.from_matvec(
     np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]]) @ np.diag([1.0, 1.5, 2.0]), [5, -7, 11]
@@ -49,6 +50,16 @@ def test_the_path_of_a_program_is_one_word(name, tmp_path):
 def test_no_program_is_said(program):
     with pytest.raises(ValueError, match="groupmorph program: expected the path of the program, got"):
         register_command(Settings(program), ["a", "b"], "o")
+
+
+@pytest.mark.parametrize(("unit", "times"), [("s", (0, 90, 150)), ("ms", (0, 0.09, 0.15)), ("", None), ("mm", None)])
+def test_the_registration_reads_the_times_of_a_sequence(series, tmp_path, unit, times):
+    files = []
+    for k, file in enumerate(series[:3]):
+        files.append(str(tmp_path / f"t{k:03d}.nrrd"))
+        sitk.WriteImage(sitk.ReadImage(file), files[-1])
+    write_times(files, ["10", "100", "160"], unit)
+    assert read_series(files).times_s == times
 
 
 KINDS = ("aligned", "transforms")
@@ -169,6 +180,14 @@ def test_every_volume_of_a_sequence_is_written_as_it_is(module, series, tmp_path
     for file, original in zip(map(read_image, files), map(read_image, series)):
         np.testing.assert_allclose(file.data, original.data, rtol=1e-6)
         np.testing.assert_allclose(file.affine, original.affine, atol=1e-4)
+    assert read_series(files).times_s == (0, 60, 125)
+
+
+def test_index_values_that_are_no_times_are_not_written(module, series, tmp_path):
+    sequence = sequence_of(module, series[:2], ["0", "60"])
+    sequence.SetIndexType(sequence.TextIndex)
+    files = module.groupmorph.GroupMorphLogic().export(sequence, str(tmp_path))
+    assert len(files) == 2 and not list(tmp_path.glob("*.json"))
 
 
 def test_a_sequence_of_something_else_is_refused(module, tmp_path):

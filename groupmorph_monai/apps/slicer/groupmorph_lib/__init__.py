@@ -2,6 +2,6 @@
 
 from .command import Settings, register_command
 from .run import Run
-from .volumes import fields_of, report_page, split_volumes
+from .volumes import fields_of, report_page, split_volumes, write_times
 
-__all__ = ["Run", "Settings", "fields_of", "register_command", "report_page", "split_volumes"]
+__all__ = ["Run", "Settings", "fields_of", "register_command", "report_page", "split_volumes", "write_times"]

@@ -1,11 +1,25 @@
-"""Prepare the results of `groupmorph register` for Slicer."""
+"""Files between Slicer and `groupmorph register`."""
 
 from __future__ import annotations  # Slicer 5.2 has Python 3.9
 
+import json
+from collections.abc import Sequence
 from itertools import count, takewhile
 from pathlib import Path
 
 import SimpleITK as sitk  # noqa: N813
+
+_SECONDS = {"s": 1.0, "ms": 1e-3}  # units of the index values of a sequence
+
+
+def write_times(files: Sequence[str], values: Sequence[str], unit: str) -> None:
+    """Write the index values of a sequence as times to the sidecars of its volumes; nothing if its unit is not one of
+    time."""
+    if unit not in _SECONDS:
+        return
+    for file, value in zip(files, values):
+        content = {"FrameTimesStart": [float(value) * _SECONDS[unit]]}
+        Path(file).with_suffix(".json").write_text(json.dumps(content))
 
 
 def split_volumes(file: str, folder: str) -> list[str]:
