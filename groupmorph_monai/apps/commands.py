@@ -84,7 +84,7 @@ def _check_source(args: argparse.Namespace) -> None:
     if args.phantoms:
         unused = [f"--set {name}" for name in settings if name in _FOLDER_SETTINGS]
         unused += ["--series-description"] if args.series_description else []
-    elif "phantom_share" not in settings and not args.overlay:
+    elif args.command == "evaluate" or not ({"phantom_share"} & settings.keys() or args.overlay):
         unused = [f"--set {name}" for name in settings if name.startswith(_PHANTOM_PREFIXES)]
     else:
         return

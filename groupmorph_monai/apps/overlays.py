@@ -13,6 +13,8 @@ from .setting_values import setting_value
 from .settings import SETTINGS
 
 _SWITCH = re.compile(r"\$not @(\w+)")
+_OF_THE_ALIGNMENT = {"initial_alignment_voxels", "initial_alignment_iterations"}  # settings of its optimisation
+_OF_THE_PREDICTION = {"network_std_factor", "posterior_smoothing_voxels"}  # settings without effect on refined motion
 # Folders of mutually exclusive overlays, with the options that select them.
 _ALTERNATIVES = {
     "effort": " (--effort and --no-refine select from effort/)",
@@ -96,6 +98,10 @@ def check_used(
         InputError: If a setting has no effect.
     """
     used = used_names(files, values)
+    if setting_value(values, "initial_alignment") not in ("affine", "rigid"):
+        used -= _OF_THE_ALIGNMENT
+    if "refinement" in used:
+        used -= _OF_THE_PREDICTION
     for name in settings:
         if name not in used:
             raise InputError(

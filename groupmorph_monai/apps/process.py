@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,8 +29,7 @@ def prepare_process() -> None:
 
     A program that runs the bundle in memory (a notebook, MONAI Label, federated learning) is left unchanged.
     """
-    main = getattr(sys.modules.get("__main__"), "__spec__", None)
-    if main is None or main.name != "monai.bundle.__main__":
+    if not _started_by_monai():
         return
     from ..workflow.memory import keep_freed_memory  # imports PyTorch
 
@@ -38,6 +38,16 @@ def prepare_process() -> None:
     catch_signals()
     keep_freed_memory()
     check_options(sys.argv[2:])
+
+
+def bundle_command() -> str | None:
+    """Return the command line of ``python -m monai.bundle``; None in any other process."""
+    return shlex.join(["python", "-m", "monai.bundle", *sys.argv[1:]]) if _started_by_monai() else None
+
+
+def _started_by_monai() -> bool:
+    main = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return main is not None and main.name == "monai.bundle.__main__"
 
 
 def _report(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

@@ -55,6 +55,10 @@ TO = ["--output", "out"]
             "--set held_out: expected an option with an effect, got one for --dat",
         ),
         ("evaluate --phantoms --set split=training", "--set split: expected an option with an effect"),
+        (
+            "evaluate --dataset . --overlay effort/no_refine --set phantoms=3",
+            "--set phantoms: expected an option with an effect, got one for --phantoms with --dataset",
+        ),
         ("train --phantoms --set phantom_share=0.5", "--set phantom_share: expected an option with an effect"),
         (
             "train --dataset d --set phantoms_training=5",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sysconfig
 import venv
@@ -106,7 +107,9 @@ def test_the_zip_registers_alone_and_from_elsewhere(release, without_the_package
     )
     done = subprocess.run(command, cwd=tmp_path, env=alone, capture_output=True, text=True, timeout=600)
     assert absent.returncode != 0 and done.returncode == 0, done.stderr[-3000:]
-    metrics = read_json(tmp_path / "out" / "report.json")["metrics"]
+    report = read_json(tmp_path / "out" / "report.json")
+    metrics = report["metrics"]
+    assert report["settings"]["command"] == shlex.join(["python", *map(str, command[1:])])
     assert metrics["nmi_after"] > metrics["nmi_before"] + 0.01
     assert nibabel.load(tmp_path / "out" / "warped.nii.gz").shape[3] == 2
 

@@ -11,7 +11,6 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,7 @@ from .image_file import ImageFile, ImageFormat
 from .itk_format import ItkFormat
 from .names import NIFTI_ENDINGS
 from .nifti_format import NiftiFormat, time_unit_s
-from .sidecars import even_step, sidecar, times_of_files, times_of_volumes, without_time
+from .sidecars import contradictions, even_step, sidecar, times_of_files, times_of_volumes, without_time
 from .signature import check_regular_file
 
 logger = logging.getLogger(__name__)
@@ -121,6 +120,7 @@ def _from_files(files: Sequence[str | Path], storage: Storage) -> Series:
     for file in loaded:
         _check_volume(file, 4 if len(files) == 1 else 3)
     first, volumes = loaded[0], [(file, file.data) for file in loaded]
+    warnings = [warning for file in loaded for warning in file.warnings]
     if first.data.ndim == 4:
         volumes = [(first, first.data[..., t]) for t in range(first.data.shape[3])]
     frames = [Frame(np.ascontiguousarray(data), file.affine, file.path, header=file.header) for file, data in volumes]
@@ -133,12 +133,11 @@ def _from_files(files: Sequence[str | Path], storage: Storage) -> Series:
             frame_time = None  # contradicted by the sidecar
     else:
         times = times_of_files(files)
+        warnings += contradictions(files, times)
         if times is None and (untimed := without_time(files)):
             logger.warning("%s: its sidecar states no acquisition time, so all times are ignored", untimed)
     description = str(sidecar(first.path).get("SeriesDescription", ""))
-    return Series(
-        tuple(frames), frame_time, times, description, warnings=tuple(chain(*(file.warnings for file in loaded)))
-    )
+    return Series(tuple(frames), frame_time, times, description, warnings=tuple(warnings))
 
 
 def read_series(

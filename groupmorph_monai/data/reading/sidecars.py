@@ -84,6 +84,29 @@ def times_of_files(images: Sequence[str | Path]) -> tuple[float, ...] | None:
     return None
 
 
+def contradictions(images: Sequence[str | Path], times_s: Sequence[float] | None) -> list[str]:
+    """Describe sidecars that contradict a list of scans of one patient in temporal order, one per line.
+
+    Args:
+        images: the scans.
+        times_s: their times, if known.
+    """
+    warnings = []
+    if times_s and (late := next((k for k in range(1, len(times_s)) if times_s[k] <= times_s[k - 1]), None)):
+        warnings.append(
+            f"{images[late]}: expected a scan after {images[late - 1]}, got one acquired "
+            f"{times_s[late - 1] - times_s[late]:g} s earlier; list the scans in the order of their times"
+        )
+    patients = {str(name): image for image in images if (name := sidecar(image).get("PatientID"))}
+    if len(patients) > 1:
+        (first, one), (second, other), *_ = patients.items()
+        warnings.append(
+            f"{other}: expected the patient of {one}, {first!r}, got {second!r} in the sidecar; check that all scans "
+            "are of one patient"
+        )
+    return warnings
+
+
 def without_time(images: Sequence[str | Path]) -> str | Path | None:
     """Return the first image whose sidecar states no acquisition time although another one's does, or None."""
     timed = [_acquisition_s(sidecar(image)) is not None for image in images]

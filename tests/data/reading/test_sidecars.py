@@ -104,6 +104,21 @@ def test_times_of_a_4d_file(tmp_path, sidecar, frame_time, times):
     assert series.frame_time == (frame_time if times and times[2] == 2 * times[1] else None)
 
 
+def test_scans_out_of_order_or_of_two_patients_are_named(tmp_path):
+    def warnings(order, patients=("A", "A", "A")):
+        files = [
+            scan(tmp_path / f"t{k}.nii.gz", {"AcquisitionTime": f"10:0{k}:00", "PatientID": patients[k]}, value=k)
+            for k in order
+        ]
+        return read_series(files).warnings
+
+    assert warnings((0, 1, 2)) == ()
+    (late,) = warnings((0, 2, 1))
+    assert "t1.nii.gz: expected a scan after" in late and "t2.nii.gz, got one acquired 60 s earlier" in late
+    (other,) = warnings((0, 1, 2), ("A", "A", "B"))
+    assert "t2.nii.gz: expected the patient of" in other and "t1.nii.gz, 'A', got 'B'" in other
+
+
 def test_a_frame_time_of_1_without_a_unit_is_none(tmp_path):
     image = nibabel.Nifti1Image(np.random.default_rng(0).normal(size=(6, 5, 4, 3)).astype(np.float32), np.eye(4))
     nibabel.save(image, tmp_path / "plain.nii.gz")
