@@ -83,10 +83,10 @@ def _load_all(paths: Sequence[str | Path], storage: Storage) -> list[ImageFile]:
 
 
 def _reason(error: Exception) -> str:
-    """Shorten a library's message to one line: for ITK the text after the object's address, otherwise all of it."""
-    message = str(error).strip()
-    _, from_itk, reason = message.partition("ITK ERROR: ")
-    reason = re.sub(r"^\w+\(0x\w+\): ", "", reason) if from_itk else message
+    """Shorten a library's message to one line: for ITK the text after the object's address, and of NRRD's chain of
+    causes the last one; otherwise all of it."""
+    reason = re.sub(r".*(?:ITK ERROR|itk::ERROR): \w+\(0x\w+\): ", "", str(error).strip(), flags=re.DOTALL)
+    reason = re.sub(r".*\[nrrd\] \w+: ", "", reason, flags=re.DOTALL)
     return " ".join(reason.split())[:160] or type(error).__name__
 
 

@@ -4,13 +4,11 @@ ITK crashes on some damaged headers, replaces some invalid values with defaults,
 declared size. Valid files of other programs pass: only what contradicts itself or the file is refused.
 """
 
-import bz2
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ...errors import InputError
 from .signature import GZIP_START, other_content
@@ -47,7 +45,7 @@ _OTHER_UNITS = {
     "mm": re.compile(r"(nano|micro|centi|deci)?met(er|re)s?|microns?|(n|u|\u00b5|\u03bc|c|d)?m|in(ch(es)?)?", re.I),
     "s": re.compile(r"(milli|micro|nano)(seconds?|secs?)|(m|u|\u00b5|\u03bc|n)s(ec)?s?|min(ute)?s?|h(ou)?rs?|h", re.I),
 }
-_GZIP, _BZIP2 = ("gzip", "gz"), ("bzip2", "bz2")
+_GZIP = ("gzip", "gz")
 _TEXT = ("ascii", "text", "txt", "hex")
 
 
@@ -119,7 +117,7 @@ def _check_meta(path: Path, head: bytes, voxels: bool) -> None:
         if parts == [path] or ("CompressedDataSize" in fields and len(parts) == 1):  # optional for a separate data file
             _integer(fields, "CompressedDataSize", stored, stored)
         if voxels:
-            _check_decompressed(parts, start, needed, _inflater)
+            _check_decompressed(parts, start, needed)
     elif flags.get("BinaryData", True):
         _check_length(parts, start + max(skip, 0), needed, at_end=skip < 0)
 
@@ -154,8 +152,8 @@ def _check_nrrd(path: Path, head: bytes, voxels: bool) -> None:
     _check_nrrd_geometry(fields, axes)
     _check_nrrd_units(fields)
     encoding = fields.get("encoding", "").lower()
-    if encoding not in ("raw", *_GZIP, *_BZIP2, *_TEXT):
-        raise _HeaderError("encoding raw, gzip, bzip2, ascii or hex", fields.get("encoding", "none"))
+    if encoding not in ("raw", *_GZIP, *_TEXT):
+        raise _HeaderError("encoding raw, gzip, ascii or hex", fields.get("encoding", "none"))
     needs_endian = "endian" in fields or (_NRRD_BYTES[kind] > 1 and encoding not in _TEXT[:3])
     if needs_endian and fields.get("endian", "").lower() not in ("little", "big"):
         raise _HeaderError("endian little or big", fields.get("endian", "none"))
@@ -172,8 +170,7 @@ def _check_nrrd(path: Path, head: bytes, voxels: bool) -> None:
         if math.prod(sizes) > stored:
             raise _HeaderError(f"{math.prod(sizes)} voxels", f"{stored} bytes")
     elif voxels and not line_skip and not byte_skip:
-        gzipped = encoding in _GZIP
-        _check_decompressed(parts, start, needed, lambda: _inflater() if gzipped else bz2.BZ2Decompressor())
+        _check_decompressed(parts, start, needed)
 
 
 def _nrrd_fields(head: bytes) -> tuple[dict[str, str], int]:
@@ -303,11 +300,11 @@ def _check_length(parts: Sequence[Path], start: int, needed: int, at_end: bool =
         raise _HeaderError(_declared(needed), f"{stored} bytes")
 
 
-def _check_decompressed(parts: Sequence[Path], start: int, needed: int, decompressor: Callable[[], Any]) -> None:
+def _check_decompressed(parts: Sequence[Path], start: int, needed: int) -> None:
     """Check that the files decompress to ``needed`` bytes, and their checksums, in little memory."""
     stored = 0
     for part in parts:
-        for length in _decompressed_lengths(part, start, needed, decompressor):
+        for length in _decompressed_lengths(part, start, needed):
             stored += length
             if stored > needed:
                 raise _HeaderError(_declared(needed), "more bytes")
@@ -315,29 +312,28 @@ def _check_decompressed(parts: Sequence[Path], start: int, needed: int, decompre
         raise _HeaderError(_declared(needed), f"{stored} bytes")
 
 
-def _decompressed_lengths(part: Path, start: int, needed: int, decompressor: Callable[[], Any]) -> Iterator[int]:
+def _decompressed_lengths(part: Path, start: int, needed: int) -> Iterator[int]:
     """Yield the lengths of the pieces to which a file decompresses. Gzip files may be concatenated."""
     with open(part, "rb") as file:
         file.seek(start)
-        reader, rest = decompressor(), b""
+        reader, rest = _inflater(), b""
         while True:
             if reader.eof:
                 rest = reader.unused_data + file.read(len(GZIP_START))
                 if not rest.startswith(GZIP_START):
                     return
-                reader = decompressor()
-            waiting = getattr(reader, "needs_input", not rest)  # bz2 has needs_input, as it keeps the rest itself
-            chunk = file.read(_CHUNK) if waiting else rest
-            if waiting and not chunk:
+                reader = _inflater()
+            chunk = rest or file.read(_CHUNK)
+            if not chunk:
                 return
             try:
                 yield len(reader.decompress(chunk, _CHUNK))
-            except (zlib.error, OSError) as error:
+            except zlib.error as error:
                 raise _HeaderError(_declared(needed), error) from None
-            rest = getattr(reader, "unconsumed_tail", b"")
+            rest = reader.unconsumed_tail
 
 
-def _inflater() -> Any:
+def _inflater() -> "zlib._Decompress":
     return zlib.decompressobj(zlib.MAX_WBITS | 32)  # gzip or zlib
 
 

@@ -134,6 +134,7 @@ def test_nrrd_with_another_ending(tmp_path):
         ({"kinds": "domain"}, "3 kinds"),
         ({"endian": None}, "endian"),
         ({"encoding": "zrl"}, "encoding"),
+        ({"encoding": "bzip2"}, "encoding raw, gzip, ascii or hex, got 'bzip2'"),
         ({"encoding": "gzip"}, "bytes of voxels"),
         ({"data file": "%s%s%n.raw 0 3 1"}, "of the form"),
         ({"data file": "absent.raw"}, "an existing data file"),
@@ -141,6 +142,14 @@ def test_nrrd_with_another_ending(tmp_path):
 )
 def test_damaged_nrrd(tmp_path, changes, expected):
     check_refusal(nrrd(tmp_path / "scan.nrrd", **changes), expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [({"space": None}, "don't yet have a valid space dimension"), ({"line skip": "3"}, "fread got only")],
+)
+def test_the_last_cause_that_the_library_gives_is_named(tmp_path, changes, reason):
+    check_refusal(nrrd(tmp_path / "scan.nrrd", **changes), f"an unreadable one .{reason}", "copy or convert it again")
 
 
 @pytest.mark.parametrize(
