@@ -214,7 +214,7 @@ class ToftsFit:
         sequence, sources = self.sequence.for_series(series)
         if any(sources[name].startswith("assumed") for name in ("repetition_time_s", "flip_angle_deg")):
             logger.warning(
-                "--kinetics: no header states the repetition time and flip angle, so typical values are assumed, on "
+                "--kinetics: no header states a valid repetition time and flip angle, so typical ones are assumed, on "
                 "which Ktrans depends; set yours with --set kinetics_repetition_time_s and kinetics_flip_angle_deg"
             )
         field = sequence_parameter(series, "field_strength_t") if self.sequence.t10_s is None else None

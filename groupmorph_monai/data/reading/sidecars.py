@@ -41,7 +41,10 @@ def sidecar(image: str | Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         logger.warning("%s: ignored, as it cannot be read (%s)", json_file, error)
         return {}
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        logger.warning("%s: ignored, as it is no JSON object", json_file)
+        return {}
+    return content
 
 
 def times_of_volumes(image: str | Path, number: int, frame_time_s: float | None = None) -> tuple[float, ...] | None:

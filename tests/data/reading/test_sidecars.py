@@ -128,7 +128,7 @@ def test_a_frame_time_of_1_without_a_unit_is_none(tmp_path):
     assert read_series(tmp_path / "seconds.nii.gz").times_s == (0, 1, 2)
 
 
-@pytest.mark.parametrize("content", ["{", "[" * 100000, '{"RepetitionTime": ' + "9" * 5000 + "}"])
+@pytest.mark.parametrize("content", ["{", "[1]", "[" * 100000, '{"RepetitionTime": ' + "9" * 5000 + "}"])
 def test_a_damaged_sidecar_is_left_aside(content, tmp_path, caplog):
     path = scan(tmp_path / "dyn.nii.gz", volumes=3)
     (tmp_path / "dyn.json").write_text(content, encoding="utf-8")
