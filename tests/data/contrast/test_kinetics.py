@@ -126,7 +126,7 @@ def test_parameters_without_a_header_are_assumed_with_a_warning(caplog):
     assert (sequence.repetition_time_s, sequence.flip_angle_deg, sequence.t10_s) == (0.005, 12, 1.5)
     assert all(source.startswith("assumed") for source in sources.values())
     ToftsFit().check(series_of())
-    assert "typical values are assumed" in caplog.text
+    assert "typical ones are assumed" in caplog.text
 
 
 @pytest.mark.parametrize("tesla, warned", [(1.5, True), (3.0, False)])
