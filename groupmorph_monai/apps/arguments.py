@@ -107,7 +107,8 @@ def _add_model(p: argparse.ArgumentParser, base: str, examples: str) -> None:
         "--spacing-mm",
         type=spacing_mm,
         metavar="MM",
-        help="voxel size for motion estimation (default: median of the voxel sizes, at least 1 and half the largest)",
+        help="voxel size for motion estimation; larger ones are faster and less accurate (default: median of the voxel "
+        "sizes, at least 1 and half the largest)",
     )
     _add_overlay(p, base, examples)
     p.add_argument("--weights", type=path, metavar="FILE", help="trained weights (default: the shipped weights)")
