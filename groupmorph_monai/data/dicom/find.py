@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import pydicom
 from pydicom.dataset import Dataset
@@ -26,6 +26,7 @@ _DICOMDIR = "1.2.840.10008.1.3.10"
 _SERIES = 0x0020000E  # tag of the series instance UID
 _FEWEST_RENAMED = 3  # minimum number of images that each have a UID of their own where they should share one
 _HEADER_NOISE = 5e-4  # maximum rounding error in headers, of direction components and of spacings in mm
+Numbers = TypeVar("Numbers", bound=tuple[float, ...])
 
 
 class Unread(NamedTuple):
@@ -70,10 +71,13 @@ def find_stacks(paths: Sequence[Path]) -> tuple[dict[Source, list[Plane]], list[
         logger.info("%d images are stored twice; one copy of each is read.", len(planes) - len(unique))
     if unread:
         logger.info("Ignored %d DICOM files without a grey-value image and a position in the patient.", len(unread))
-    geometries: dict[tuple[float, ...], Raster] = {}
+    spacings: dict[tuple[float, float], tuple[float, float]] = {}
+    orientations: dict[tuple[float, ...], tuple[float, ...]] = {}
     stacks = defaultdict(list)
     for plane in in_one_zone(_with_shared_uids(list(unique.values()))):
-        source = _with_shared_raster(plane.source, geometries)
+        own = plane.source.raster
+        spacing_mm, orientation = _unified(own.spacing_mm, spacings), _unified(own.orientation, orientations)
+        source = replace(plane.source, raster=Raster(own.shape, spacing_mm, orientation))
         stacks[source].append(replace(plane, source=source))
     instances = {plane.file.uid for plane in planes}
     return dict(stacks), [file for file in unread if file.uid not in instances]
@@ -109,18 +113,16 @@ def _shared(uids: Sequence[str], planes: Sequence[Plane]) -> str:
     return uids[0] if unique and number >= _FEWEST_RENAMED else ""
 
 
-def _with_shared_raster(source: Source, rasters: dict[tuple[float, ...], Raster]) -> Source:
-    """Replace spacing and orientation by those of an earlier slice from which they differ only by rounding.
+def _unified(numbers: Numbers, earlier: dict[Numbers, Numbers]) -> Numbers:
+    """Replace the spacing or orientation of a slice by that of an earlier one from which it differs only by rounding.
 
     Args:
-        rasters: those of the earlier slices by spacing and orientation, to which those of the source are added.
+        earlier: those of the earlier slices and what replaces them, to which those of this slice are added.
     """
-    own = source.raster
-    numbers = (*own.spacing_mm, *own.orientation)
-    if numbers not in rasters:
-        near = (r for n, r in rasters.items() if all(abs(a - b) <= _HEADER_NOISE for a, b in zip(n, numbers)))
-        rasters[numbers] = next(near, own)
-    return replace(source, raster=replace(rasters[numbers], shape=own.shape))
+    if numbers not in earlier:
+        near = (r for n, r in earlier.items() if all(abs(a - b) <= _HEADER_NOISE for a, b in zip(n, numbers)))
+        earlier[numbers] = next(near, numbers)
+    return earlier[numbers]
 
 
 def _files(paths: Iterable[Path]) -> Iterator[Path]:

@@ -34,7 +34,8 @@ class Examination:
 
 @dataclass(frozen=True)
 class Raster:
-    """Rows and columns of a stack; its spacing (mm) and orientation are those of the first slice of its geometry."""
+    """Rows and columns of a stack; its spacing (mm) and orientation are each that of the first slice from which they
+    differ only by rounding."""
 
     shape: tuple[int, int]
     spacing_mm: tuple[float, float]

@@ -63,6 +63,14 @@ def test_every_volume_has_its_own_place(tmp_path, headers, times_s, tilted):
     check(exports.save(series_of(headers, grids), tmp_path), grids, times_s)
 
 
+def test_rounded_spacings_of_tilted_volumes_are_one(tmp_path):
+    grids = affines(1)
+    images = series_of(TIMES, grids)
+    for number, image in enumerate(images):
+        image.PixelSpacing = [1.5 + 1e-6 * (number // SIZE[2]), 1.5]
+    check(exports.save(images, tmp_path), grids)
+
+
 def test_motion_by_hardly_more_than_the_tolerance_of_a_position(tmp_path):
     """Every position holds the same number of images, which are not those of whole volumes."""
     grids = [AFFINE + depth * np.eye(4)[2][:, None] * np.eye(4)[3] for depth in (0, 0.004, 0.02, 0.024)]
