@@ -1,13 +1,12 @@
 """Select the stacks of a study whose volumes are to be aligned."""
 
 import logging
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from ...errors import InputError
 from ..reading.names import matches
 from .prospective_motion import largest_tilt_degrees
-from .stack import Stack
+from .stack import Stack, alike
 
 logger = logging.getLogger(__name__)
 _USUAL_TILT_DEGREES = 5  # as far as patients usually turn their heads during a scan
@@ -100,12 +99,12 @@ def aborted_timepoints(chosen: Sequence[Stack]) -> list[str]:
 
 
 def turned_timepoints(chosen: Sequence[Stack]) -> list[str]:
-    """Describe the chosen stacks whose timepoints are turned by more than patients usually turn, one per line."""
+    """Describe the chosen stacks whose timepoints are turned by more than patients usually turn, one line per group."""
     return [
-        f"{stack.name}: the slices of its timepoints are turned by up to {angle:.0f} degrees; if they are stacks of "
+        f"{group[0].name}: the slices of its timepoints are turned by up to {angle:.0f} degrees; if they are stacks of "
         "other parts of the body rather than timepoints of one, use a folder with the files of each"
-        for stack in chosen
-        if (angle := largest_tilt_degrees(stack.planes)) > _USUAL_TILT_DEGREES
+        for group in alike(chosen, lambda stack: None)
+        if (angle := largest_tilt_degrees([plane for stack in group for plane in stack.planes])) > _USUAL_TILT_DEGREES
     ]
 
 
@@ -134,12 +133,8 @@ def _check_patient(stacks: Sequence[Stack]) -> None:
 
 def _longest(stacks: Sequence[Stack], pattern: str | None) -> list[Stack]:
     """Find the group of similar stacks with clearly the most timepoints; empty if none has two."""
-    alike = defaultdict(list)
-    for stack in stacks:
-        alike[stack.likeness].append(stack)
-    groups = (
-        _joined(list(alike.values())) if pattern else [_without_computed(_gated(group)) for group in alike.values()]
-    )
+    similar = alike(stacks, lambda stack: stack.likeness)
+    groups = _joined(similar) if pattern else [_without_computed(_gated(group)) for group in similar]
     order = sorted((group for group in groups if _count(group) > 1), key=_count, reverse=True)
     if not order:
         together = list(stacks) if pattern and len(stacks) > 1 else []

@@ -54,6 +54,11 @@ class Source:
     echo_time_ms: float
     raster: Raster
 
+    @property
+    def unoriented(self) -> "Source":
+        """The source without the orientation of its slices."""
+        return replace(self, raster=replace(self.raster, orientation=()))
+
     def with_shape(self, rows: int, columns: int) -> "Source":
         return replace(self, raster=replace(self.raster, shape=(rows, columns)))
 

@@ -3,7 +3,7 @@
 import math
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -66,8 +66,9 @@ class Stack:
 
     @property
     def likeness(self) -> Hashable:
-        """Properties shared by the series of one examination: study, frame of reference, geometry, contrast."""
-        source = self.source
+        """Properties shared by the timepoints of one examination: study, frame of reference, matrix, voxels, contrast;
+        but not the orientation, as the scanner may have followed the patient."""
+        source = self.source.unoriented
         kind = source.image_type, source.echo_time_ms
         return source.examination, kind, source.raster, self.slices, self.planes[0].protocol
 
@@ -84,7 +85,7 @@ class Stack:
             (examinations[0], self._contents) == (examinations[1], other._contents)
             and protocols[0] == protocols[1]
             and (None in self.phases) == (None in other.phases)
-            and (source.examination.modality != "CT" or source.raster == reference.raster)
+            and (source.examination.modality != "CT" or source.unoriented.raster == reference.unoriented.raster)
             and (source == reference or all(math.isclose(a, b, rel_tol=_NEARLY) for a, b in numbers))
             and may_show_same_anatomy(self.planes, other.planes)
         )
@@ -159,21 +160,34 @@ def make_stacks(planes: Mapping[Source, Sequence[Plane]]) -> list[Stack]:
     return sorted(stacks, key=lambda stack: (stack.source.number, stack.source.description, stack.source.image_type))
 
 
-def _join_tilted(stacks: Sequence[Stack]) -> list[Stack]:
-    """Join stacks of one series that differ only in orientation, by no more than a patient moves: the scanner followed
-    the patient."""
-    groups: defaultdict[Source, list[list[Stack]]] = defaultdict(list)
-    for stack in stacks:
-        alike = groups[replace(stack.source, raster=replace(stack.source.raster, orientation=()))]
-        group = next((group for group in alike if may_show_same_anatomy(stack.planes, group[0].planes)), None)
+def alike(stacks: Sequence[Stack], key: Callable[[Stack], Hashable]) -> list[list[Stack]]:
+    """Group stacks that have the same key and are parallel, or tilted by no more than a patient moves, as where the
+    scanner followed the patient.
+
+    Returns:
+        The groups, each in the order of time.
+    """
+    groups: defaultdict[Hashable, list[list[Stack]]] = defaultdict(list)
+    for stack in sorted(stacks, key=_moment):
+        candidates = groups[key(stack)]
+        group = next((group for group in candidates if _may_be_timepoints(stack, group[0])), None)
         if group is None:
-            alike.append([stack])
+            candidates.append([stack])
         else:
             group.append(stack)
+    return [group for candidates in groups.values() for group in candidates]
+
+
+def _may_be_timepoints(stack: Stack, reference: Stack) -> bool:
+    parallel = stack.source.raster.orientation == reference.source.raster.orientation
+    return parallel or may_show_same_anatomy(stack.planes, reference.planes)
+
+
+def _join_tilted(stacks: Sequence[Stack]) -> list[Stack]:
+    """Join stacks of one series that differ only in orientation."""
     return [
         Stack(group[0].source, [plane for stack in group for plane in stack.planes])
-        for alike in groups.values()
-        for group in alike
+        for group in alike(stacks, lambda stack: stack.source.unoriented)
     ]
 
 
