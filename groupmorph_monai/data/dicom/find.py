@@ -47,7 +47,7 @@ class Unread(NamedTuple):
 def find_stacks(paths: Sequence[Path]) -> tuple[dict[Source, list[Plane]], list[Unread]]:
     """Read the headers of all DICOM files in these folders and their sub-folders, or of these files.
 
-    A DICOMDIR stands for its folder, as it may be outdated. Duplicates of images are dropped.
+    A DICOMDIR stands for its folder, as it may be outdated. Copies of an image are kept with it.
 
     Returns:
         The slices of each stack, and the files without slices of which there is no other copy.
@@ -60,13 +60,7 @@ def find_stacks(paths: Sequence[Path]) -> tuple[dict[Source, list[Plane]], list[
             unread.append(content)
         else:
             planes += content
-    unique: dict[Hashable, Plane] = {}
-    for plane in planes:
-        # Some programs give one UID to several images, which differ in position or time.
-        file = plane.file
-        unique.setdefault(
-            (file.uid, file.frame, file.corner, *plane.place.position, *map(plane.keys.get, ORDER)), plane
-        )
+    unique = _without_copies(planes)
     if len(unique) < len(planes):
         logger.info("%d images are stored twice; one copy of each is read.", len(planes) - len(unique))
     if unread:
@@ -74,13 +68,22 @@ def find_stacks(paths: Sequence[Path]) -> tuple[dict[Source, list[Plane]], list[
     spacings: dict[tuple[float, float], tuple[float, float]] = {}
     orientations: dict[tuple[float, ...], tuple[float, ...]] = {}
     stacks = defaultdict(list)
-    for plane in in_one_zone(_with_shared_uids(list(unique.values()))):
+    for plane in in_one_zone(_with_shared_uids(unique)):
         own = plane.source.raster
         spacing_mm, orientation = _unified(own.spacing_mm, spacings), _unified(own.orientation, orientations)
         source = replace(plane.source, raster=Raster(own.shape, spacing_mm, orientation))
         stacks[source].append(replace(plane, source=source))
     instances = {plane.file.uid for plane in planes}
     return dict(stacks), [file for file in unread if file.uid not in instances]
+
+
+def _without_copies(planes: Sequence[Plane]) -> list[Plane]:
+    """Join the copies of each image. Some programs give one UID to several images, which differ in position or time."""
+    copies: defaultdict[Hashable, list[Plane]] = defaultdict(list)
+    for plane in planes:
+        file = plane.file
+        copies[file.uid, file.frame, file.corner, *plane.place.position, *map(plane.keys.get, ORDER)].append(plane)
+    return [replace(first, copies=tuple(copy.file for copy in others)) for first, *others in copies.values()]
 
 
 def _with_shared_uids(planes: Sequence[Plane]) -> list[Plane]:

@@ -143,6 +143,7 @@ class Plane:
         zones: offset from UTC of each key that is a clock, in seconds; None if the header does not specify it.
         protocol: values of the parameters in `PROTOCOL`.
         diffusion: diffusion weighting.
+        copies: files of the same image.
     """
 
     source: Source
@@ -152,6 +153,7 @@ class Plane:
     zones: Mapping[str, float | None]
     protocol: tuple[tuple[str, ...], ...]
     diffusion: Diffusion
+    copies: tuple[ImageFile, ...] = ()
 
     def protocol_without(self, names: Collection[str]) -> tuple[tuple[str, ...], ...]:
         """Return the protocol without the parameters of these classic names."""

@@ -62,6 +62,27 @@ def test_a_messy_folder(tmp_path):
         assert_aligned(read_series(path), volumes())
 
 
+@pytest.mark.parametrize("kind", ["classic", "enhanced", "mosaic"])
+def test_copies_with_other_voxels_are_refused(tmp_path, kind):
+    """They may be defaced. Which of the two is to be aligned is not guessed."""
+    images = {
+        "classic": dynamic,
+        "enhanced": lambda: exports.enhanced(volumes(), AFFINE, files=2),
+        "mosaic": lambda: exports.united_imaging(volumes(), AFFINE),
+    }[kind]()
+    original = exports.write(images[1], tmp_path / "a" / "original.dcm")
+    exports.save(images[:1] + images[2:], tmp_path / "a")
+    copy = exports.write(images[1], tmp_path / "b" / "copy.dcm")
+    expected = volumes() * 2.0 - 5 if kind == "enhanced" else volumes()
+    assert_aligned(read_series(tmp_path), expected)
+    images[1].PixelData = b"\0\0" + images[1].PixelData[2:]
+    exports.write(images[1], copy)
+    message = refused(tmp_path, f"expected the voxels of {original}", "got others; remove one of the two")
+    assert message.startswith(f"{copy}: ")
+    original.unlink()
+    assert len(read_series(tmp_path).frames) == 4
+
+
 def test_a_slice_too_many_is_named(tmp_path):
     images = dynamic()
     twice = copy.deepcopy(images[3])
