@@ -121,8 +121,8 @@ def _source(attributes: Attributes, place: Place) -> Source:
 def _phase(attributes: Attributes) -> float | None:
     """Read the phase of a gated scan, in percent of the respiratory or cardiac cycle.
 
-    Most CT scanners write it into the description, such as "ASiR 40% Gated, 30.0%", or the comment. Percentages of
-    other scanners may be a dose or a concentration.
+    Most CT scanners write it into the description, such as "ASiR 40% Gated, 30.0%", or the comment, some with a decimal
+    comma. Percentages of other scanners may be a dose or a concentration.
     """
     nominal = attributes.number("NominalPercentageOfRespiratoryPhase", "NominalPercentageOfCardiacPhase")
     if nominal is not None:
@@ -130,7 +130,7 @@ def _phase(attributes: Attributes) -> float | None:
     text = " ".join(map(attributes.text, ("SeriesDescription", "ImageComments")))
     if attributes.get("Modality") != "CT" and not _GATED.search(text):
         return None
-    return _combined([float(n) for n in re.findall(r"(\d{1,3}(?:\.\d+)?) ?%", text)])
+    return _combined([float(n.replace(",", ".")) for n in re.findall(r"(\d{1,3}(?:[.,]\d+)?) ?%", text)])
 
 
 def _combined(numbers: Sequence[float]) -> float | None:
