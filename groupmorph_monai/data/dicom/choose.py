@@ -69,10 +69,13 @@ def possible_timepoints(rejected: Mapping[Stack, str], chosen: Sequence[Stack], 
         like = next((one for one in chosen if stack.source == one.source or stack.nearly_like(one)), None)
         if like:
             difference = (
-                "its image type, matrix, voxels, orientation, scan options, repetition time or echo time differ"
+                "its image type, matrix, voxels, position, orientation, scan options, repetition time or echo time "
+                "differ"
             )
-            if stack.source.examination != like.source.examination:
-                difference = "its frame of reference differs"
+            examination, reference = stack.source.examination, like.source.examination
+            if examination != reference:
+                name = "frame of reference" if examination.study == reference.study else "study"
+                difference = f"its {name} differs"
             if stack.slices != like.slices:
                 difference = f"it has {stack.slices} slice{'s' * (stack.slices > 1)} instead of {like.slices}"
             lines.append(

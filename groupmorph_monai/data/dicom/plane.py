@@ -59,6 +59,14 @@ class Source:
         """The source without the orientation of its slices."""
         return replace(self, raster=replace(self.raster, orientation=()))
 
+    def of_one_session(self, other: "Source") -> bool:
+        """Check whether the patient was scanned in one session: the study agrees, or else the series or the frame of
+        reference does."""
+        one, two = self.examination, other.examination
+        uids = (self.series, other.series), (one.space, two.space)
+        shared = one.study == two.study or any(a == b != "" for a, b in uids)
+        return shared and (one.patient, one.modality) == (two.patient, two.modality)
+
     def with_shape(self, rows: int, columns: int) -> "Source":
         return replace(self, raster=replace(self.raster, shape=(rows, columns)))
 

@@ -4,7 +4,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -74,15 +74,16 @@ class Stack:
 
     def nearly_like(self, other: "Stack") -> bool:
         """Check whether the stack shows the same anatomy by the same sequence: it may lack slices, have another matrix,
-        another frame of reference, as of a patient who was repositioned, other scan options, as a scan before the
-        contrast agent may have, or times that the scanner adapted. Other fields of view of a CT are reconstructions.
-        Stacks of one source are a scan and its aborted volume."""
+        another frame of reference, as of a patient who was repositioned, or another study of the same series or frame
+        of reference, other scan options, as a scan before the contrast agent may have, or times that the scanner
+        adapted. Other fields of view of a CT are reconstructions. Stacks of one source are a scan and its aborted
+        volume."""
         source, reference = self.source, other.source
         protocols = [stack.planes[0].protocol_without(_ADAPTED) for stack in (self, other)]
         numbers = zip(self._adapted, other._adapted)
-        examinations = [replace(stack.source.examination, space="") for stack in (self, other)]
         return (
-            (examinations[0], self._contents) == (examinations[1], other._contents)
+            source.of_one_session(reference)
+            and self._contents == other._contents
             and protocols[0] == protocols[1]
             and (None in self.phases) == (None in other.phases)
             and (source.examination.modality != "CT" or source.unoriented.raster == reference.unoriented.raster)
