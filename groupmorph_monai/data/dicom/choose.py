@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from ...errors import InputError
 from ..reading.names import matches
+from .find import Unread, unread_of
 from .prospective_motion import largest_tilt_degrees
 from .stack import Stack, alike
 
@@ -61,7 +62,9 @@ def choose(stacks: Sequence[Stack], pattern: str | None = None) -> tuple[list[St
     )
 
 
-def possible_timepoints(rejected: Mapping[Stack, str], chosen: Sequence[Stack], pattern: str | None) -> list[str]:
+def possible_timepoints(
+    rejected: Mapping[Stack, str], chosen: Sequence[Stack], pattern: str | None, unread: Sequence[Unread]
+) -> list[str]:
     """Describe the stacks that may be timepoints of the chosen series, such as an incomplete one, and those that were
     not chosen although they match the pattern of descriptions, one per line."""
     lines, sources = [], {stack.source for stack in chosen}
@@ -77,7 +80,8 @@ def possible_timepoints(rejected: Mapping[Stack, str], chosen: Sequence[Stack], 
                 name = "frame of reference" if examination.study == reference.study else "study"
                 difference = f"its {name} differs"
             if stack.slices != like.slices:
-                difference = f"it has {stack.slices} slice{'s' * (stack.slices > 1)} instead of {like.slices}"
+                number = f"{stack.slices} slice{'s' * (stack.slices > 1)}"
+                difference = f"it has {number} instead of {like.slices}{_unreadable(stack, unread)}"
             lines.append(
                 f"{stack.name} is not aligned, as {difference}; if it is a timepoint, export it again, or select it "
                 "and the others with --series-description PATTERN"
@@ -90,12 +94,18 @@ def possible_timepoints(rejected: Mapping[Stack, str], chosen: Sequence[Stack], 
     return lines
 
 
-def aborted_timepoints(chosen: Sequence[Stack]) -> list[str]:
+def _unreadable(stack: Stack, unread: Sequence[Unread]) -> str:
+    """Name the first unreadable file that may be a slice of a stack, in parentheses; empty if there is none."""
+    return "".join(f" ({file.path} cannot be read: {file.reason})" for file in unread_of(stack.planes, unread)[:1])
+
+
+def aborted_timepoints(chosen: Sequence[Stack], unread: Sequence[Unread]) -> list[str]:
     """Describe the chosen stacks that are the aborted last volume of another chosen one, one per line."""
     most = {stack.source: max(other.slices for other in chosen if other.source == stack.source) for stack in chosen}
     return [
-        f"{stack.name}: the last timepoint has {stack.slices} slices instead of {most[stack.source]}, so its scan was "
-        "aborted; to leave it out, remove its files from the folder"
+        f"{stack.name}: the last timepoint has {stack.slices} slices instead of {most[stack.source]}"
+        f"{_unreadable(stack, unread) or ', so its scan was aborted'}; to leave it out, remove its files from the "
+        "folder"
         for stack in chosen
         if stack.slices < most[stack.source]
     ]

@@ -17,7 +17,7 @@ from pydicom.uid import UID
 
 from ..reading.signature import check_regular_file, files_below, is_dicom
 from .clocks import in_one_zone
-from .headers import planes_of
+from .headers import missing_slices, planes_of
 from .order import ORDER
 from .plane import Plane, Raster, Source
 
@@ -36,12 +36,14 @@ class Unread(NamedTuple):
         path: the file.
         series, uid: its series and its SOP instance UID; empty if these cannot be read.
         reason: what is wrong with it.
+        image: whether it may be an image, by its class.
     """
 
     path: Path
     series: str
     uid: str
     reason: str
+    image: bool
 
 
 def find_stacks(paths: Sequence[Path]) -> tuple[dict[Source, list[Plane]], list[Unread]]:
@@ -75,6 +77,16 @@ def find_stacks(paths: Sequence[Path]) -> tuple[dict[Source, list[Plane]], list[
         stacks[source].append(replace(plane, source=source))
     instances = {plane.file.uid for plane in planes}
     return dict(stacks), [file for file in unread if file.uid not in instances]
+
+
+def unread_of(planes: Sequence[Plane], unread: Iterable[Unread]) -> list[Unread]:
+    """Find the files that may be images of the series of these slices, by their series or else their folder."""
+    series, folders = {plane.source.series for plane in planes}, {Path(plane.file.path).parent for plane in planes}
+    return [
+        file
+        for file in unread
+        if file.image and (file.series in series or (not file.series and file.path.parent in folders))
+    ]
 
 
 def _without_copies(planes: Sequence[Plane]) -> list[Plane]:
@@ -151,13 +163,12 @@ def _read(path: Path) -> list[Plane] | Unread:
             dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
             if dataset.file_meta.get("MediaStorageSOPClassUID") == _DICOMDIR:
                 return []
-            planes, reason = list(planes_of(dataset, str(path))), "no grey values, or no positions of its slices"
+            planes = list(planes_of(dataset, str(path)))
+            reason = "" if planes else missing_slices(dataset)
     except Exception as error:  # damaged files make pydicom raise many types
         logger.warning("%s: ignored, as its header cannot be read (%s)", path, error)
         planes, reason = [], f"a header that cannot be read ({error})"
-    if not planes and _is_no_image(dataset):
-        return []
-    return planes or Unread(path, *_origin(path, dataset), reason)
+    return planes or Unread(path, *_origin(path, dataset), reason, image=not _is_no_image(dataset))
 
 
 def _is_no_image(dataset: Dataset) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.uid import ParametricMapStorage, SegmentationStorage
+from pydicom.uid import UID, ParametricMapStorage, SegmentationStorage
 
 from . import vendors
 from .attributes import Attributes
@@ -29,11 +29,7 @@ _GATED = re.compile("gat|phas|cycle|resp|breath|cardi", re.IGNORECASE)
 
 def planes_of(dataset: Dataset, path: str) -> Iterator[Plane]:
     """Yield the slices of one file; none if it contains no grey-value image with a position in the patient."""
-    if "Rows" not in dataset or int(dataset.get("SamplesPerPixel") or 1) > 1:
-        return
-    if dataset.get("PhotometricInterpretation") == "PALETTE COLOR":  # pixels are indices of colours
-        return
-    if dataset.get("SOPClassUID") in _MAPS:
+    if _missing_grey_values(dataset):
         return
     slices = vendors.mosaic_slices(dataset)
     for frame in range(len(slices) or _placed_frames(dataset)):
@@ -48,6 +44,30 @@ def planes_of(dataset: Dataset, path: str) -> Iterator[Plane]:
             yield _tile(plane, len(slices))
         else:
             yield from _tiles(dataset, plane) if "MOSAIC" in plane.source.image_type else [plane]
+
+
+def missing_slices(dataset: Dataset) -> str:
+    """Explain why a file has no slices."""
+    if reason := _missing_grey_values(dataset):
+        return reason
+    if not _placed_frames(dataset):
+        return "several frames without functional groups"
+    attributes = Attributes(dataset, 0)
+    names = ("ImagePositionPatient", 3), ("ImageOrientationPatient", 6), ("PixelSpacing", 2)
+    missing = [name for name, length in names if len(attributes.numbers(name)) != length]
+    return f"no {' and no '.join(missing)}" if missing else "no positions of its slices"
+
+
+def _missing_grey_values(dataset: Dataset) -> str:
+    """Explain why a file has no grey values; empty if it has some."""
+    sop_class = dataset.get("SOPClassUID")
+    if sop_class in _MAPS:
+        return f"{UID(sop_class).name.removesuffix(' Storage')} objects"
+    if "Rows" not in dataset:
+        return "no pixels"
+    if int(dataset.get("SamplesPerPixel") or 1) > 1 or dataset.get("PhotometricInterpretation") == "PALETTE COLOR":
+        return "colours"
+    return ""
 
 
 def _placed_frames(dataset: Dataset) -> int:

@@ -226,7 +226,7 @@ def test_series_without_pictures_or_places_and_folders_without_dicom(tmp_path, c
     images = dynamic()
     for image in images:
         del image.ImagePositionPatient
-    refused(exports.save(images, tmp_path / "nowhere"), "position, an orientation", "study")
+    refused(exports.save(images, tmp_path / "nowhere"), "position, an orientation", "no ImagePositionPatient", "study")
     (tmp_path / "none").mkdir()
     refused(tmp_path / "none", "DICOM, NIfTI", "found none")
     assert main(["register", str(tmp_path / "none"), "--list"]) == 2
@@ -235,9 +235,40 @@ def test_series_without_pictures_or_places_and_folders_without_dicom(tmp_path, c
     assert "gone: expected a file or folder, got a path that does not exist" in capsys.readouterr().err
 
 
+def without_groups(image):
+    del image.SharedFunctionalGroupsSequence, image.PerFrameFunctionalGroupsSequence
+
+
+@pytest.mark.parametrize(
+    ("make", "change", "words"),
+    [
+        (dynamic, lambda image: setattr(image, "PhotometricInterpretation", "PALETTE COLOR"), "colours in 28 of 28"),
+        (dynamic, lambda image: setattr(image, "SamplesPerPixel", 3), "colours in 28 of 28 files"),
+        (
+            dynamic,
+            lambda image: setattr(image, "SOPClassUID", pydicom.uid.SegmentationStorage),
+            "Segmentation objects in 28 of 28 files",
+        ),
+        (dynamic, lambda image: delattr(image, "PixelSpacing"), "got no PixelSpacing in 28 of 28 files"),
+        (lambda: exports.enhanced(volumes(), AFFINE), without_groups, "several frames without functional groups in 1"),
+        (
+            lambda: exports.enhanced(volumes(), AFFINE),
+            lambda image: delattr(image, "SharedFunctionalGroupsSequence"),
+            "got no ImageOrientationPatient and no PixelSpacing in 1 of 1 files",
+        ),
+    ],
+    ids=["palette", "colours", "segmentation", "spacing", "groups", "shared groups"],
+)
+def test_a_folder_without_slices_says_what_it_has(tmp_path, make, change, words):
+    images = make()
+    for image in images:
+        change(image)
+    refused(exports.save(images, tmp_path), words)
+
+
 def test_a_mosaic_without_its_private_header_is_ignored_with_a_cure(tmp_path, caplog):
     exports.save(dynamic(ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]), tmp_path)
-    refused(tmp_path, "DICOM images with a position")
+    refused(tmp_path, "DICOM images of grey values with a position", "no positions of its slices")
     assert "a mosaic without Siemens' private header; export it again with private attributes" in caplog.text
 
 
@@ -330,7 +361,7 @@ def test_a_mosaic_of_more_slices_than_fit_into_it_is_refused(tmp_path):
     images = exports.united_imaging(volumes(), AFFINE)
     for image in images:
         image.Rows, image.Columns = 2, 2
-    refused(exports.save(images, tmp_path), "expected DICOM images with a position")
+    refused(exports.save(images, tmp_path), "expected DICOM images of grey values", "more slices than fit")
 
 
 @pytest.mark.parametrize("told", ["acquisition time", "instance number"])
