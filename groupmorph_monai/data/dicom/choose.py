@@ -1,13 +1,13 @@
 """Select the stacks of a study whose volumes are to be aligned."""
 
 import logging
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from ...errors import InputError
 from ..reading.names import matches
+from .find import Unread, unread_of
 from .prospective_motion import largest_tilt_degrees
-from .stack import Stack
+from .stack import Stack, alike
 
 logger = logging.getLogger(__name__)
 _USUAL_TILT_DEGREES = 5  # as far as patients usually turn their heads during a scan
@@ -62,7 +62,9 @@ def choose(stacks: Sequence[Stack], pattern: str | None = None) -> tuple[list[St
     )
 
 
-def possible_timepoints(rejected: Mapping[Stack, str], chosen: Sequence[Stack], pattern: str | None) -> list[str]:
+def possible_timepoints(
+    rejected: Mapping[Stack, str], chosen: Sequence[Stack], pattern: str | None, unread: Sequence[Unread]
+) -> list[str]:
     """Describe the stacks that may be timepoints of the chosen series, such as an incomplete one, and those that were
     not chosen although they match the pattern of descriptions, one per line."""
     lines, sources = [], {stack.source for stack in chosen}
@@ -70,12 +72,16 @@ def possible_timepoints(rejected: Mapping[Stack, str], chosen: Sequence[Stack], 
         like = next((one for one in chosen if stack.source == one.source or stack.nearly_like(one)), None)
         if like:
             difference = (
-                "its image type, matrix, voxels, orientation, scan options, repetition time or echo time differ"
+                "its image type, matrix, voxels, position, orientation, scan options, repetition time or echo time "
+                "differ"
             )
-            if stack.source.examination != like.source.examination:
-                difference = "its frame of reference differs"
+            examination, reference = stack.source.examination, like.source.examination
+            if examination != reference:
+                name = "frame of reference" if examination.study == reference.study else "study"
+                difference = f"its {name} differs"
             if stack.slices != like.slices:
-                difference = f"it has {stack.slices} slice{'s' * (stack.slices > 1)} instead of {like.slices}"
+                number = f"{stack.slices} slice{'s' * (stack.slices > 1)}"
+                difference = f"it has {number} instead of {like.slices}{_unreadable(stack, unread)}"
             lines.append(
                 f"{stack.name} is not aligned, as {difference}; if it is a timepoint, export it again, or select it "
                 "and the others with --series-description PATTERN"
@@ -88,24 +94,30 @@ def possible_timepoints(rejected: Mapping[Stack, str], chosen: Sequence[Stack], 
     return lines
 
 
-def aborted_timepoints(chosen: Sequence[Stack]) -> list[str]:
+def _unreadable(stack: Stack, unread: Sequence[Unread]) -> str:
+    """Name the first unreadable file that may be a slice of a stack, in parentheses; empty if there is none."""
+    return "".join(f" ({file.path} cannot be read: {file.reason})" for file in unread_of(stack.planes, unread)[:1])
+
+
+def aborted_timepoints(chosen: Sequence[Stack], unread: Sequence[Unread]) -> list[str]:
     """Describe the chosen stacks that are the aborted last volume of another chosen one, one per line."""
     most = {stack.source: max(other.slices for other in chosen if other.source == stack.source) for stack in chosen}
     return [
-        f"{stack.name}: the last timepoint has {stack.slices} slices instead of {most[stack.source]}, so its scan was "
-        "aborted; to leave it out, remove its files from the folder"
+        f"{stack.name}: the last timepoint has {stack.slices} slices instead of {most[stack.source]}"
+        f"{_unreadable(stack, unread) or ', so its scan was aborted'}; to leave it out, remove its files from the "
+        "folder"
         for stack in chosen
         if stack.slices < most[stack.source]
     ]
 
 
 def turned_timepoints(chosen: Sequence[Stack]) -> list[str]:
-    """Describe the chosen stacks whose timepoints are turned by more than patients usually turn, one per line."""
+    """Describe the chosen stacks whose timepoints are turned by more than patients usually turn, one line per group."""
     return [
-        f"{stack.name}: the slices of its timepoints are turned by up to {angle:.0f} degrees; if they are stacks of "
+        f"{group[0].name}: the slices of its timepoints are turned by up to {angle:.0f} degrees; if they are stacks of "
         "other parts of the body rather than timepoints of one, use a folder with the files of each"
-        for stack in chosen
-        if (angle := largest_tilt_degrees(stack.planes)) > _USUAL_TILT_DEGREES
+        for group in alike(chosen, lambda stack: None)
+        if (angle := largest_tilt_degrees([plane for stack in group for plane in stack.planes])) > _USUAL_TILT_DEGREES
     ]
 
 
@@ -134,12 +146,8 @@ def _check_patient(stacks: Sequence[Stack]) -> None:
 
 def _longest(stacks: Sequence[Stack], pattern: str | None) -> list[Stack]:
     """Find the group of similar stacks with clearly the most timepoints; empty if none has two."""
-    alike = defaultdict(list)
-    for stack in stacks:
-        alike[stack.likeness].append(stack)
-    groups = (
-        _joined(list(alike.values())) if pattern else [_without_computed(_gated(group)) for group in alike.values()]
-    )
+    similar = alike(stacks, lambda stack: stack.likeness)
+    groups = _joined(similar) if pattern else [_without_computed(_gated(group)) for group in similar]
     order = sorted((group for group in groups if _count(group) > 1), key=_count, reverse=True)
     if not order:
         together = list(stacks) if pattern and len(stacks) > 1 else []

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import pydicom
 from pydicom.dataset import Dataset
@@ -17,7 +17,7 @@ from pydicom.uid import UID
 
 from ..reading.signature import check_regular_file, files_below, is_dicom
 from .clocks import in_one_zone
-from .headers import planes_of
+from .headers import missing_slices, planes_of
 from .order import ORDER
 from .plane import Plane, Raster, Source
 
@@ -26,6 +26,7 @@ _DICOMDIR = "1.2.840.10008.1.3.10"
 _SERIES = 0x0020000E  # tag of the series instance UID
 _FEWEST_RENAMED = 3  # minimum number of images that each have a UID of their own where they should share one
 _HEADER_NOISE = 5e-4  # maximum rounding error in headers, of direction components and of spacings in mm
+Numbers = TypeVar("Numbers", bound=tuple[float, ...])
 
 
 class Unread(NamedTuple):
@@ -35,18 +36,20 @@ class Unread(NamedTuple):
         path: the file.
         series, uid: its series and its SOP instance UID; empty if these cannot be read.
         reason: what is wrong with it.
+        image: whether it may be an image, by its class.
     """
 
     path: Path
     series: str
     uid: str
     reason: str
+    image: bool
 
 
 def find_stacks(paths: Sequence[Path]) -> tuple[dict[Source, list[Plane]], list[Unread]]:
     """Read the headers of all DICOM files in these folders and their sub-folders, or of these files.
 
-    A DICOMDIR stands for its folder, as it may be outdated. Duplicates of images are dropped.
+    A DICOMDIR stands for its folder, as it may be outdated. Copies of an image are kept with it.
 
     Returns:
         The slices of each stack, and the files without slices of which there is no other copy.
@@ -59,24 +62,40 @@ def find_stacks(paths: Sequence[Path]) -> tuple[dict[Source, list[Plane]], list[
             unread.append(content)
         else:
             planes += content
-    unique: dict[Hashable, Plane] = {}
-    for plane in planes:
-        # Some programs give one UID to several images, which differ in position or time.
-        file = plane.file
-        unique.setdefault(
-            (file.uid, file.frame, file.corner, *plane.place.position, *map(plane.keys.get, ORDER)), plane
-        )
+    unique = _without_copies(planes)
     if len(unique) < len(planes):
         logger.info("%d images are stored twice; one copy of each is read.", len(planes) - len(unique))
     if unread:
         logger.info("Ignored %d DICOM files without a grey-value image and a position in the patient.", len(unread))
-    geometries: dict[tuple[float, ...], Raster] = {}
+    spacings: dict[tuple[float, float], tuple[float, float]] = {}
+    orientations: dict[tuple[float, ...], tuple[float, ...]] = {}
     stacks = defaultdict(list)
-    for plane in in_one_zone(_with_shared_uids(list(unique.values()))):
-        source = _with_shared_raster(plane.source, geometries)
+    for plane in in_one_zone(_with_shared_uids(unique)):
+        own = plane.source.raster
+        spacing_mm, orientation = _unified(own.spacing_mm, spacings), _unified(own.orientation, orientations)
+        source = replace(plane.source, raster=Raster(own.shape, spacing_mm, orientation))
         stacks[source].append(replace(plane, source=source))
     instances = {plane.file.uid for plane in planes}
     return dict(stacks), [file for file in unread if file.uid not in instances]
+
+
+def unread_of(planes: Sequence[Plane], unread: Iterable[Unread]) -> list[Unread]:
+    """Find the files that may be images of the series of these slices, by their series or else their folder."""
+    series, folders = {plane.source.series for plane in planes}, {Path(plane.file.path).parent for plane in planes}
+    return [
+        file
+        for file in unread
+        if file.image and (file.series in series or (not file.series and file.path.parent in folders))
+    ]
+
+
+def _without_copies(planes: Sequence[Plane]) -> list[Plane]:
+    """Join the copies of each image. Some programs give one UID to several images, which differ in position or time."""
+    copies: defaultdict[Hashable, list[Plane]] = defaultdict(list)
+    for plane in planes:
+        file = plane.file
+        copies[file.uid, file.frame, file.corner, *plane.place.position, *map(plane.keys.get, ORDER)].append(plane)
+    return [replace(first, copies=tuple(copy.file for copy in others)) for first, *others in copies.values()]
 
 
 def _with_shared_uids(planes: Sequence[Plane]) -> list[Plane]:
@@ -109,18 +128,16 @@ def _shared(uids: Sequence[str], planes: Sequence[Plane]) -> str:
     return uids[0] if unique and number >= _FEWEST_RENAMED else ""
 
 
-def _with_shared_raster(source: Source, rasters: dict[tuple[float, ...], Raster]) -> Source:
-    """Replace spacing and orientation by those of an earlier slice from which they differ only by rounding.
+def _unified(numbers: Numbers, earlier: dict[Numbers, Numbers]) -> Numbers:
+    """Replace the spacing or orientation of a slice by that of an earlier one from which it differs only by rounding.
 
     Args:
-        rasters: those of the earlier slices by spacing and orientation, to which those of the source are added.
+        earlier: those of the earlier slices and what replaces them, to which those of this slice are added.
     """
-    own = source.raster
-    numbers = (*own.spacing_mm, *own.orientation)
-    if numbers not in rasters:
-        near = (r for n, r in rasters.items() if all(abs(a - b) <= _HEADER_NOISE for a, b in zip(n, numbers)))
-        rasters[numbers] = next(near, own)
-    return replace(source, raster=replace(rasters[numbers], shape=own.shape))
+    if numbers not in earlier:
+        near = (r for n, r in earlier.items() if all(abs(a - b) <= _HEADER_NOISE for a, b in zip(n, numbers)))
+        earlier[numbers] = next(near, numbers)
+    return earlier[numbers]
 
 
 def _files(paths: Iterable[Path]) -> Iterator[Path]:
@@ -146,13 +163,12 @@ def _read(path: Path) -> list[Plane] | Unread:
             dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
             if dataset.file_meta.get("MediaStorageSOPClassUID") == _DICOMDIR:
                 return []
-            planes, reason = list(planes_of(dataset, str(path))), "no grey values, or no positions of its slices"
+            planes = list(planes_of(dataset, str(path)))
+            reason = "" if planes else missing_slices(dataset)
     except Exception as error:  # damaged files make pydicom raise many types
         logger.warning("%s: ignored, as its header cannot be read (%s)", path, error)
         planes, reason = [], f"a header that cannot be read ({error})"
-    if not planes and _is_no_image(dataset):
-        return []
-    return planes or Unread(path, *_origin(path, dataset), reason)
+    return planes or Unread(path, *_origin(path, dataset), reason, image=not _is_no_image(dataset))
 
 
 def _is_no_image(dataset: Dataset) -> bool:

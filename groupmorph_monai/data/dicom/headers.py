@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.uid import ParametricMapStorage, SegmentationStorage
+from pydicom.uid import UID, ParametricMapStorage, SegmentationStorage
 
 from . import vendors
 from .attributes import Attributes
@@ -29,11 +29,7 @@ _GATED = re.compile("gat|phas|cycle|resp|breath|cardi", re.IGNORECASE)
 
 def planes_of(dataset: Dataset, path: str) -> Iterator[Plane]:
     """Yield the slices of one file; none if it contains no grey-value image with a position in the patient."""
-    if "Rows" not in dataset or int(dataset.get("SamplesPerPixel") or 1) > 1:
-        return
-    if dataset.get("PhotometricInterpretation") == "PALETTE COLOR":  # pixels are indices of colours
-        return
-    if dataset.get("SOPClassUID") in _MAPS:
+    if _missing_grey_values(dataset):
         return
     slices = vendors.mosaic_slices(dataset)
     for frame in range(len(slices) or _placed_frames(dataset)):
@@ -48,6 +44,30 @@ def planes_of(dataset: Dataset, path: str) -> Iterator[Plane]:
             yield _tile(plane, len(slices))
         else:
             yield from _tiles(dataset, plane) if "MOSAIC" in plane.source.image_type else [plane]
+
+
+def missing_slices(dataset: Dataset) -> str:
+    """Explain why a file has no slices."""
+    if reason := _missing_grey_values(dataset):
+        return reason
+    if not _placed_frames(dataset):
+        return "several frames without functional groups"
+    attributes = Attributes(dataset, 0)
+    names = ("ImagePositionPatient", 3), ("ImageOrientationPatient", 6), ("PixelSpacing", 2)
+    missing = [name for name, length in names if len(attributes.numbers(name)) != length]
+    return f"no {' and no '.join(missing)}" if missing else "no positions of its slices"
+
+
+def _missing_grey_values(dataset: Dataset) -> str:
+    """Explain why a file has no grey values; empty if it has some."""
+    sop_class = dataset.get("SOPClassUID")
+    if sop_class in _MAPS:
+        return f"{UID(sop_class).name.removesuffix(' Storage')} objects"
+    if "Rows" not in dataset:
+        return "no pixels"
+    if int(dataset.get("SamplesPerPixel") or 1) > 1 or dataset.get("PhotometricInterpretation") == "PALETTE COLOR":
+        return "colours"
+    return ""
 
 
 def _placed_frames(dataset: Dataset) -> int:
@@ -121,8 +141,8 @@ def _source(attributes: Attributes, place: Place) -> Source:
 def _phase(attributes: Attributes) -> float | None:
     """Read the phase of a gated scan, in percent of the respiratory or cardiac cycle.
 
-    Most CT scanners write it into the description, such as "ASiR 40% Gated, 30.0%", or the comment. Percentages of
-    other scanners may be a dose or a concentration.
+    Most CT scanners write it into the description, such as "ASiR 40% Gated, 30.0%", or the comment, some with a decimal
+    comma. Percentages of other scanners may be a dose or a concentration.
     """
     nominal = attributes.number("NominalPercentageOfRespiratoryPhase", "NominalPercentageOfCardiacPhase")
     if nominal is not None:
@@ -130,7 +150,7 @@ def _phase(attributes: Attributes) -> float | None:
     text = " ".join(map(attributes.text, ("SeriesDescription", "ImageComments")))
     if attributes.get("Modality") != "CT" and not _GATED.search(text):
         return None
-    return _combined([float(n) for n in re.findall(r"(\d{1,3}(?:\.\d+)?) ?%", text)])
+    return _combined([float(n.replace(",", ".")) for n in re.findall(r"(\d{1,3}(?:[.,]\d+)?) ?%", text)])
 
 
 def _combined(numbers: Sequence[float]) -> float | None:

@@ -11,6 +11,7 @@ import torch
 
 from ...errors import InputError
 from .order import Volume
+from .plane import ImageFile, Plane
 
 _MOST_PADDING = 1.01  # maximum number of stored bytes per declared byte
 _BLOCK = 512  # bytes; pixel data may be padded to a multiple of this size
@@ -25,7 +26,7 @@ def read_voxels(volumes: Sequence[Volume]) -> list[np.ndarray]:
     platform-dependent image scaling, Transl. Oncol. 7, 2014, Eq. 1).
 
     Raises:
-        InputError: If a slope or intercept is not finite.
+        InputError: If a slope or intercept is not finite, or if copies of an image differ.
     """
     for plane in (plane for volume in volumes for plane in volume):
         if not math.isfinite(plane.file.scaling.slope + plane.file.scaling.intercept):
@@ -43,14 +44,48 @@ def read_voxels(volumes: Sequence[Volume]) -> list[np.ndarray]:
     def fill_slices_of(path: str) -> None:
         frames = stored_values(path)
         for plane, target in targets[path]:
-            (top, left), (rows, columns) = plane.file.corner, plane.source.raster.shape
-            stored = frames[plane.file.frame, top : top + rows, left : left + columns]
+            stored = _slice(frames, plane.file, plane.source.raster.shape)
             target[:] = plane.file.scaling.apply(stored, references[plane.source.image_type])
+        _check_copies([plane for plane, _ in targets[path]], frames)
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for _ in pool.map(fill_slices_of, targets):  # raises the exception of the first file that has one
             pass
     return [np.ascontiguousarray(array.T) for array in data]
+
+
+def _slice(frames: np.ndarray, file: ImageFile, shape: tuple[int, int]) -> np.ndarray:
+    (top, left), (rows, columns) = file.corner, shape
+    return frames[file.frame, top : top + rows, left : left + columns]
+
+
+def _check_copies(planes: Sequence[Plane], frames: np.ndarray) -> None:
+    """Check that the copies of images show the same: one of them may be changed, such as defaced.
+
+    Args:
+        planes: slices of one file.
+        frames: its stored values.
+
+    Raises:
+        InputError: If a copy has other values.
+    """
+    copies = defaultdict(list)
+    for plane in planes:
+        for file in plane.copies:
+            copies[file.path].append((plane, file))
+    for path, pairs in copies.items():
+        others = stored_values(path)
+        for plane, file in pairs:
+            shape, own = plane.source.raster.shape, plane.file
+            values, expected = (
+                one.scaling.apply(_slice(stored, one, shape), one.scaling)
+                for one, stored in ((file, others), (own, frames))
+            )
+            if not np.array_equal(values, expected):
+                raise InputError(
+                    f"{path}: expected the voxels of {own.path}, which has the same SOP Instance UID, got others; "
+                    "remove one of the two, such as the original of a defaced image"
+                )
 
 
 def _empty(volume: Volume) -> np.ndarray:

@@ -34,7 +34,8 @@ class Examination:
 
 @dataclass(frozen=True)
 class Raster:
-    """Rows and columns of a stack; its spacing (mm) and orientation are those of the first slice of its geometry."""
+    """Rows and columns of a stack; its spacing (mm) and orientation are each that of the first slice from which they
+    differ only by rounding."""
 
     shape: tuple[int, int]
     spacing_mm: tuple[float, float]
@@ -52,6 +53,19 @@ class Source:
     image_type: tuple[str, ...]
     echo_time_ms: float
     raster: Raster
+
+    @property
+    def unoriented(self) -> "Source":
+        """The source without the orientation of its slices."""
+        return replace(self, raster=replace(self.raster, orientation=()))
+
+    def of_one_session(self, other: "Source") -> bool:
+        """Check whether the patient was scanned in one session: the study agrees, or else the series or the frame of
+        reference does."""
+        one, two = self.examination, other.examination
+        uids = (self.series, other.series), (one.space, two.space)
+        shared = one.study == two.study or any(a == b != "" for a, b in uids)
+        return shared and (one.patient, one.modality) == (two.patient, two.modality)
 
     def with_shape(self, rows: int, columns: int) -> "Source":
         return replace(self, raster=replace(self.raster, shape=(rows, columns)))
@@ -137,6 +151,7 @@ class Plane:
         zones: offset from UTC of each key that is a clock, in seconds; None if the header does not specify it.
         protocol: values of the parameters in `PROTOCOL`.
         diffusion: diffusion weighting.
+        copies: files of the same image.
     """
 
     source: Source
@@ -146,6 +161,7 @@ class Plane:
     zones: Mapping[str, float | None]
     protocol: tuple[tuple[str, ...], ...]
     diffusion: Diffusion
+    copies: tuple[ImageFile, ...] = ()
 
     def protocol_without(self, names: Collection[str]) -> tuple[tuple[str, ...], ...]:
         """Return the protocol without the parameters of these classic names."""

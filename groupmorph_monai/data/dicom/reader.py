@@ -1,6 +1,7 @@
 """Read the series to align from a DICOM study."""
 
 import logging
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from ..reading.sidecars import even_step
 from ..series import Frame, Series
 from .choose import SEE_LIST, aborted_timepoints, choose, possible_timepoints, turned_timepoints
 from .clock_changes import clock_changes
-from .find import Unread, find_stacks
+from .find import Unread, find_stacks, unread_of
 from .geometry import volume_affine
 from .order import Volume, contradicted_order, in_order, repeated_runs, start_s, times_s
 from .pixels import read_voxels
@@ -25,9 +26,11 @@ def _stacks(paths: Sequence[Path]) -> tuple[list[Stack], list[Unread]]:
     planes, unread = find_stacks(paths)
     stacks = make_stacks(planes)
     if not stacks:
+        reasons = Counter(file.reason for file in unread).most_common(1)
+        got = "".join(f", got {reason} in {number} of {len(unread)} files" for reason, number in reasons)
         raise InputError(
-            f"{paths[0]}: expected DICOM images with a position, an orientation and a pixel spacing, found none; use "
-            "the folder of the study"
+            f"{paths[0]}: expected DICOM images of grey values with a position, an orientation and a pixel spacing"
+            f"{got or ', found none'}; use the folder of the study"
         )
     return stacks, unread
 
@@ -43,13 +46,11 @@ def _check_complete(stack: Stack, unread: Sequence[Unread]) -> None:
     paths = {plane.file.path for plane in stack.planes}
     if len(paths) == len(stack.planes):
         return
-    series, folders = {plane.source.series for plane in stack.planes}, {Path(path).parent for path in paths}
-    for file in unread:
-        if file.series in series or (not file.series and file.path.parent in folders):
-            raise InputError(
-                f"{file.path}: expected an image, as it may be a timepoint of {stack.source.description!r}, got "
-                f"{file.reason}; copy or export it again, or remove it from the folder"
-            )
+    for file in unread_of(stack.planes, unread):
+        raise InputError(
+            f"{file.path}: expected an image, as it may be a timepoint of {stack.source.description!r}, got "
+            f"{file.reason}; copy or export it again, or remove it from the folder"
+        )
 
 
 def read_dicom(paths: Sequence[Path], description: str | None = None) -> Series:
@@ -80,7 +81,7 @@ def read_dicom(paths: Sequence[Path], description: str | None = None) -> Series:
         )
     volumes, key, affines = _volumes(chosen)
     times, clock = times_s(volumes)
-    warnings = possible_timepoints(rejected, chosen, description) + aborted_timepoints(chosen)
+    warnings = possible_timepoints(rejected, chosen, description, unread) + aborted_timepoints(chosen, unread)
     warnings += turned_timepoints(chosen) + contradicted_order(volumes, key) + clock_changes(volumes, key)
     warnings += repeated_runs(volumes, times)
     for warning in warnings:

@@ -3,8 +3,8 @@
 import math
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -66,25 +66,27 @@ class Stack:
 
     @property
     def likeness(self) -> Hashable:
-        """Properties shared by the series of one examination: study, frame of reference, geometry, contrast."""
-        source = self.source
+        """Properties shared by the timepoints of one examination: study, frame of reference, matrix, voxels, contrast;
+        but not the orientation, as the scanner may have followed the patient."""
+        source = self.source.unoriented
         kind = source.image_type, source.echo_time_ms
         return source.examination, kind, source.raster, self.slices, self.planes[0].protocol
 
     def nearly_like(self, other: "Stack") -> bool:
         """Check whether the stack shows the same anatomy by the same sequence: it may lack slices, have another matrix,
-        another frame of reference, as of a patient who was repositioned, other scan options, as a scan before the
-        contrast agent may have, or times that the scanner adapted. Other fields of view of a CT are reconstructions.
-        Stacks of one source are a scan and its aborted volume."""
+        another frame of reference, as of a patient who was repositioned, or another study of the same series or frame
+        of reference, other scan options, as a scan before the contrast agent may have, or times that the scanner
+        adapted. Other fields of view of a CT are reconstructions. Stacks of one source are a scan and its aborted
+        volume."""
         source, reference = self.source, other.source
         protocols = [stack.planes[0].protocol_without(_ADAPTED) for stack in (self, other)]
         numbers = zip(self._adapted, other._adapted)
-        examinations = [replace(stack.source.examination, space="") for stack in (self, other)]
         return (
-            (examinations[0], self._contents) == (examinations[1], other._contents)
+            source.of_one_session(reference)
+            and self._contents == other._contents
             and protocols[0] == protocols[1]
             and (None in self.phases) == (None in other.phases)
-            and (source.examination.modality != "CT" or source.raster == reference.raster)
+            and (source.examination.modality != "CT" or source.unoriented.raster == reference.unoriented.raster)
             and (source == reference or all(math.isclose(a, b, rel_tol=_NEARLY) for a, b in numbers))
             and may_show_same_anatomy(self.planes, other.planes)
         )
@@ -159,21 +161,34 @@ def make_stacks(planes: Mapping[Source, Sequence[Plane]]) -> list[Stack]:
     return sorted(stacks, key=lambda stack: (stack.source.number, stack.source.description, stack.source.image_type))
 
 
-def _join_tilted(stacks: Sequence[Stack]) -> list[Stack]:
-    """Join stacks of one series that differ only in orientation, by no more than a patient moves: the scanner followed
-    the patient."""
-    groups: defaultdict[Source, list[list[Stack]]] = defaultdict(list)
-    for stack in stacks:
-        alike = groups[replace(stack.source, raster=replace(stack.source.raster, orientation=()))]
-        group = next((group for group in alike if may_show_same_anatomy(stack.planes, group[0].planes)), None)
+def alike(stacks: Sequence[Stack], key: Callable[[Stack], Hashable]) -> list[list[Stack]]:
+    """Group stacks that have the same key and are parallel, or tilted by no more than a patient moves, as where the
+    scanner followed the patient.
+
+    Returns:
+        The groups, each in the order of time.
+    """
+    groups: defaultdict[Hashable, list[list[Stack]]] = defaultdict(list)
+    for stack in sorted(stacks, key=_moment):
+        candidates = groups[key(stack)]
+        group = next((group for group in candidates if _may_be_timepoints(stack, group[0])), None)
         if group is None:
-            alike.append([stack])
+            candidates.append([stack])
         else:
             group.append(stack)
+    return [group for candidates in groups.values() for group in candidates]
+
+
+def _may_be_timepoints(stack: Stack, reference: Stack) -> bool:
+    parallel = stack.source.raster.orientation == reference.source.raster.orientation
+    return parallel or may_show_same_anatomy(stack.planes, reference.planes)
+
+
+def _join_tilted(stacks: Sequence[Stack]) -> list[Stack]:
+    """Join stacks of one series that differ only in orientation."""
     return [
         Stack(group[0].source, [plane for stack in group for plane in stack.planes])
-        for alike in groups.values()
-        for group in alike
+        for group in alike(stacks, lambda stack: stack.source.unoriented)
     ]
 
 

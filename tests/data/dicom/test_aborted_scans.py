@@ -64,6 +64,16 @@ def test_the_volume_during_which_a_scan_was_aborted_is_left_out_with_a_warning(t
     assert [f"it has {words} instead of 7" in warning for warning in series.warnings] == [True]
 
 
+@pytest.mark.parametrize("description", [None, "dyn"])
+@pytest.mark.parametrize("size", [200, 700])
+def test_a_damaged_file_of_the_last_volume_is_named(tmp_path, description, size):
+    files = [exports.write(image, tmp_path / f"{n}.dcm") for n, image in enumerate(dynamic())]
+    files[27].write_bytes(files[27].read_bytes()[:size])
+    series = read_series(tmp_path, description=description)
+    words = f"6 slices instead of 7 ({files[27]} cannot be read: "
+    assert [words in warning and "aborted" not in warning for warning in series.warnings] == [True]
+
+
 def test_an_aborted_volume_that_is_selected_is_aligned_with_a_warning(tmp_path):
     series = read_series(exports.save(dynamic()[:26], tmp_path), description="dyn")
     assert len(series.frames) == 4 and series.frames[3].data.shape[2] == 5

@@ -62,6 +62,27 @@ def test_a_messy_folder(tmp_path):
         assert_aligned(read_series(path), volumes())
 
 
+@pytest.mark.parametrize("kind", ["classic", "enhanced", "mosaic"])
+def test_copies_with_other_voxels_are_refused(tmp_path, kind):
+    """They may be defaced. Which of the two is to be aligned is not guessed."""
+    images = {
+        "classic": dynamic,
+        "enhanced": lambda: exports.enhanced(volumes(), AFFINE, files=2),
+        "mosaic": lambda: exports.united_imaging(volumes(), AFFINE),
+    }[kind]()
+    original = exports.write(images[1], tmp_path / "a" / "original.dcm")
+    exports.save(images[:1] + images[2:], tmp_path / "a")
+    copy = exports.write(images[1], tmp_path / "b" / "copy.dcm")
+    expected = volumes() * 2.0 - 5 if kind == "enhanced" else volumes()
+    assert_aligned(read_series(tmp_path), expected)
+    images[1].PixelData = b"\0\0" + images[1].PixelData[2:]
+    exports.write(images[1], copy)
+    message = refused(tmp_path, f"expected the voxels of {original}", "got others; remove one of the two")
+    assert message.startswith(f"{copy}: ")
+    original.unlink()
+    assert len(read_series(tmp_path).frames) == 4
+
+
 def test_a_slice_too_many_is_named(tmp_path):
     images = dynamic()
     twice = copy.deepcopy(images[3])
@@ -205,7 +226,7 @@ def test_series_without_pictures_or_places_and_folders_without_dicom(tmp_path, c
     images = dynamic()
     for image in images:
         del image.ImagePositionPatient
-    refused(exports.save(images, tmp_path / "nowhere"), "position, an orientation", "study")
+    refused(exports.save(images, tmp_path / "nowhere"), "position, an orientation", "no ImagePositionPatient", "study")
     (tmp_path / "none").mkdir()
     refused(tmp_path / "none", "DICOM, NIfTI", "found none")
     assert main(["register", str(tmp_path / "none"), "--list"]) == 2
@@ -214,9 +235,40 @@ def test_series_without_pictures_or_places_and_folders_without_dicom(tmp_path, c
     assert "gone: expected a file or folder, got a path that does not exist" in capsys.readouterr().err
 
 
+def without_groups(image):
+    del image.SharedFunctionalGroupsSequence, image.PerFrameFunctionalGroupsSequence
+
+
+@pytest.mark.parametrize(
+    ("make", "change", "words"),
+    [
+        (dynamic, lambda image: setattr(image, "PhotometricInterpretation", "PALETTE COLOR"), "colours in 28 of 28"),
+        (dynamic, lambda image: setattr(image, "SamplesPerPixel", 3), "colours in 28 of 28 files"),
+        (
+            dynamic,
+            lambda image: setattr(image, "SOPClassUID", pydicom.uid.SegmentationStorage),
+            "Segmentation objects in 28 of 28 files",
+        ),
+        (dynamic, lambda image: delattr(image, "PixelSpacing"), "got no PixelSpacing in 28 of 28 files"),
+        (lambda: exports.enhanced(volumes(), AFFINE), without_groups, "several frames without functional groups in 1"),
+        (
+            lambda: exports.enhanced(volumes(), AFFINE),
+            lambda image: delattr(image, "SharedFunctionalGroupsSequence"),
+            "got no ImageOrientationPatient and no PixelSpacing in 1 of 1 files",
+        ),
+    ],
+    ids=["palette", "colours", "segmentation", "spacing", "groups", "shared groups"],
+)
+def test_a_folder_without_slices_says_what_it_has(tmp_path, make, change, words):
+    images = make()
+    for image in images:
+        change(image)
+    refused(exports.save(images, tmp_path), words)
+
+
 def test_a_mosaic_without_its_private_header_is_ignored_with_a_cure(tmp_path, caplog):
     exports.save(dynamic(ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]), tmp_path)
-    refused(tmp_path, "DICOM images with a position")
+    refused(tmp_path, "DICOM images of grey values with a position", "no positions of its slices")
     assert "a mosaic without Siemens' private header; export it again with private attributes" in caplog.text
 
 
@@ -309,7 +361,7 @@ def test_a_mosaic_of_more_slices_than_fit_into_it_is_refused(tmp_path):
     images = exports.united_imaging(volumes(), AFFINE)
     for image in images:
         image.Rows, image.Columns = 2, 2
-    refused(exports.save(images, tmp_path), "expected DICOM images with a position")
+    refused(exports.save(images, tmp_path), "expected DICOM images of grey values", "more slices than fit")
 
 
 @pytest.mark.parametrize("told", ["acquisition time", "instance number"])

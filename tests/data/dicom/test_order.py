@@ -154,14 +154,15 @@ def test_phases_of_a_gated_scan_are_in_the_order_of_their_series(tmp_path):
 
 @pytest.mark.parametrize("times", ["interleaved", "equal"])
 @pytest.mark.parametrize("numbers", [(304, 301, 303, 302), (1, 1, 1, 1)])
-def test_phases_are_in_the_order_of_their_percentages(tmp_path, times, numbers):
+@pytest.mark.parametrize("phases", [("0.0", "20.0", "90.0", "100.0"), ("0,9", "20,5", "90,3", "100,1")])
+def test_phases_are_in_the_order_of_their_percentages(tmp_path, times, numbers, phases):
     """Series numbers are equal or those of the reconstruction, as are the series times."""
     shared, data, images = exports.examination(Modality="CT"), volumes(), []
     for k, (volume, number) in enumerate(zip(data, numbers)):
         starts = [exports.clock(2 * s + 0.1 * (3 * k % 4)) for s in range(SIZE[2])]
         attributes = {"SeriesNumber": number, "AcquisitionTime": starts if times == "interleaved" else "101010"}
         attributes |= {"SeriesTime": exports.clock(60 * (3 * k % 4))}
-        attributes |= {"SeriesDescription": f"iDose 30% Gated, {(0, 20, 90, 100)[k]}.0%"}
+        attributes |= {"SeriesDescription": f"iDose 30% Gated, {phases[k]}%"}
         images += exports.classic(shared, volume, AFFINE, exports.CT, **attributes)
     series = read_series(exports.save(images, tmp_path))
     assert_aligned(series, data)

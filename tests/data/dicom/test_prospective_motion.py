@@ -39,6 +39,12 @@ def series_of(headers, grids, data=None, **attributes):
     return images
 
 
+def divide(images):
+    """Give every timepoint a series of its own."""
+    for number, image in enumerate(images):
+        image.SeriesInstanceUID, image.SeriesNumber = f"1.2.{number // SIZE[2]}", number // SIZE[2]
+
+
 def check(folder, grids, times_s=exports.TIMES_S):
     series = read_series(folder)
     assert_aligned(series, volumes())
@@ -63,6 +69,26 @@ def test_every_volume_has_its_own_place(tmp_path, headers, times_s, tilted):
     check(exports.save(series_of(headers, grids), tmp_path), grids, times_s)
 
 
+def test_rounded_spacings_of_tilted_volumes_are_one(tmp_path):
+    grids = affines(1)
+    images = series_of(TIMES, grids)
+    for number, image in enumerate(images):
+        image.PixelSpacing = [1.5 + 1e-6 * (number // SIZE[2]), 1.5]
+    check(exports.save(images, tmp_path), grids)
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["in order", "last first"])
+@pytest.mark.parametrize("tilt", [0.01, 0.03, 0.1, 1])
+def test_every_volume_has_its_own_place_and_series(tmp_path, tilt, reverse):
+    """The smallest tilts are those of rounding between some timepoints, and larger between others."""
+    grids = affines(tilt)
+    images = series_of(TIMES, grids)
+    divide(images)
+    for number, image in enumerate(images):
+        exports.write(image, tmp_path / f"{1000 - number if reverse else number:04d}")
+    check(tmp_path, grids)
+
+
 def test_motion_by_hardly_more_than_the_tolerance_of_a_position(tmp_path):
     """Every position holds the same number of images, which are not those of whole volumes."""
     grids = [AFFINE + depth * np.eye(4)[2][:, None] * np.eye(4)[3] for depth in (0, 0.004, 0.02, 0.024)]
@@ -78,24 +104,23 @@ def test_slices_that_turn_in_their_plane_only(tmp_path):
 
 @pytest.mark.parametrize("one_series", [True, False])
 def test_a_volume_that_is_stored_the_other_way_round(tmp_path, one_series):
-    """With rows in reversed order: of a series it is a timepoint, and on its own a warning names it."""
+    """With rows in reversed order."""
     flip = np.diag([1.0, -1, 1, 1])
     flip[1, 3] = SIZE[1] - 1
     data, grids = [*volumes()], [AFFINE, AFFINE, AFFINE @ flip, AFFINE]
     data[2] = data[2][:, ::-1]
     images = series_of(TIMES, grids, data)
     if not one_series:
-        for number, image in enumerate(images):
-            image.SeriesInstanceUID, image.SeriesNumber = f"1.2.{number // SIZE[2]}", number // SIZE[2]
+        divide(images)
     series = read_series(exports.save(images, tmp_path))
-    for frame, k in zip(series.frames, range(4) if one_series else (0, 1, 3), strict=True):
+    for frame, volume in zip(series.frames, volumes(), strict=True):
         image, truth = (
             nibabel.as_closest_canonical(nibabel.Nifti1Image(values.astype(np.float32), affine))
-            for values, affine in ((frame.data, frame.affine), (volumes()[k], AFFINE))
+            for values, affine in ((frame.data, frame.affine), (volume, AFFINE))
         )
         np.testing.assert_array_equal(image.dataobj, truth.dataobj)
         np.testing.assert_allclose(image.affine, truth.affine, atol=1e-4)
-    assert ["orientation" in warning for warning in series.warnings] == [True] * (not one_series)
+    assert not series.warnings
 
 
 def test_mosaics_and_enhanced_files_that_move(tmp_path):
@@ -150,8 +175,9 @@ def test_a_missing_slice_of_a_moved_series_is_refused(tmp_path):
     refused(exports.save(images[:9] + images[10:], tmp_path), "27 slices", "export the whole series again")
 
 
+@pytest.mark.parametrize("one_series", [True, False])
 @pytest.mark.parametrize("turn", [8, 90])
-def test_stacks_of_a_spine_or_a_localiser_are_no_timepoints(tmp_path, turn):
+def test_stacks_of_a_spine_or_a_localiser_are_no_timepoints(tmp_path, turn, one_series):
     """Each stack is parallel to its disc, one disc above the previous stack."""
     grids = []
     for k in range(4):
@@ -159,16 +185,23 @@ def test_stacks_of_a_spine_or_a_localiser_are_no_timepoints(tmp_path, turn):
         grid[:3, :3] = Rotation.from_euler("x", turn * k, degrees=True).as_matrix() @ AFFINE[:3, :3]
         grid[2, 3] += 35 * k * (turn == 8)
         grids.append(grid)
-    lines, reason = list_dicom([exports.save(series_of(NUMBERS, grids), tmp_path)])
+    images = series_of(NUMBERS, grids)
+    if not one_series:
+        divide(images)
+    lines, reason = list_dicom([exports.save(images, tmp_path)])
     assert "to be aligned" not in lines and reason is not None
 
 
+@pytest.mark.parametrize("one_series", [True, False])
 @pytest.mark.parametrize("turn", [3, 10])
-def test_stacks_that_are_turned_by_more_than_a_head_are_a_warning(tmp_path, turn):
+def test_stacks_that_are_turned_by_more_than_a_head_are_a_warning(tmp_path, turn, one_series):
     """They may be planned along two structures of the same region."""
     grids = [AFFINE, AFFINE.copy()]
     grids[1][:3, :3] = Rotation.from_euler("x", turn, degrees=True).as_matrix() @ AFFINE[:3, :3]
-    series = read_series(exports.save(series_of(NUMBERS[:2], grids, volumes(2)), tmp_path))
+    images = series_of(NUMBERS[:2], grids, volumes(2))
+    if not one_series:
+        divide(images)
+    series = read_series(exports.save(images, tmp_path))
     assert_aligned(series, volumes(2))
     assert [f"by up to {turn} degrees" in warning for warning in series.warnings] == [True] * (turn == 10)
 

@@ -136,6 +136,20 @@ def test_a_scan_in_another_frame_of_reference_is_a_warning(tmp_path):
     assert "'late'" in warning and "its frame of reference differs" in warning
 
 
+@pytest.mark.parametrize("shared", ["SeriesInstanceUID", "FrameOfReferenceUID", None])
+def test_a_scan_of_another_study_is_a_warning_if_it_is_of_one_session(tmp_path, shared):
+    """A transfer or an anonymiser may give a timepoint a study of its own; a scan of another day has all UIDs of its
+    own."""
+    images = dynamic()
+    for image in images[: SIZE[2]]:
+        image.StudyInstanceUID = "1.2.3"
+        for name in {"SeriesInstanceUID", "FrameOfReferenceUID"} - {shared}:
+            image[name].value = f"1.2.4.{len(name)}"
+    series = read_series(exports.save(images, tmp_path))
+    assert_aligned(series, volumes()[1:])
+    assert ["its study differs" in warning for warning in series.warnings] == [True] * (shared is not None)
+
+
 def test_a_localiser_that_a_description_selects_beside_a_series_is_a_warning(tmp_path):
     shared = exports.examination()
     images = dynamic(shared)
