@@ -210,6 +210,26 @@ def test_voxels_without_values_spread_no_further(result, phantom):
         np.testing.assert_allclose(np.where(np.isnan(part), np.nan, warped), part, rtol=2e-3)
 
 
+@pytest.mark.parametrize("fill", [-9999.0, 1e20, np.nan])
+@pytest.mark.parametrize("label", [False, True])
+def test_values_under_a_mask_contribute_nothing(result, phantom, fill, label, caplog):
+    image = (100 * phantom["image"][0].numpy()).round()
+    mask = np.zeros(image.shape, bool)
+    mask[:16] = True
+    parts = [result.apply(np.ma.array(np.where(mask, f, image), mask=mask), 0, label=label) for f in (0, fill)]
+    np.testing.assert_array_equal(*parts)
+    if label:
+        np.testing.assert_array_equal(parts[0], result.apply(np.where(mask, 0, image), 0, label=True))
+    assert not caplog.records
+
+
+def test_whole_numbers_under_a_mask_may_be_any(result, phantom):
+    image = (100 * phantom["image"][0].numpy()).astype(np.int64)
+    masked = np.ma.array(image, mask=image < 20)
+    masked.data[masked.mask] = np.iinfo(np.int64).min
+    np.testing.assert_array_equal(result.apply(masked, 0, label=True), result.apply(masked.filled(0), 0, label=True))
+
+
 def test_settings_take_numbers_of_numpy_and_tuples(phantom):
     few = {"refinement_levels_voxels": (16, 8), "refinement_iterations": np.array([1, 1]), "spacing_mm": np.float32(2)}
     same = {"refinement_levels_voxels": [16, 8], "refinement_iterations": [1, 1], "spacing_mm": 2}
