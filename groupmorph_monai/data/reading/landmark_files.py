@@ -1,15 +1,21 @@
 """Find the landmark files of a series in its folder."""
 
+import logging
 import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from ...errors import InputError
 from .dirlab import is_dirlab
 from .folders import folder_files, images
+from .markups import is_markups
 from .names import image_stem, natural_order
+from .points import is_points
 
+logger = logging.getLogger(__name__)
 _PREFIX = "landmarks_"
+_LIKELY_MISSPELT = 0.76  # similarity of the first word of a name to "landmarks", 0 to 1
 _Number = tuple[int, ...]  # the numbers of a file's name that differ between the files
 
 
@@ -24,6 +30,7 @@ def landmark_files(folder: Path, description: str | None) -> list[str]:
     """
     if is_dirlab(folder):
         return [str(folder)]
+    _warn_of_other_names(folder)
     files = sorted(sorted(folder.glob(f"{_PREFIX}*")), key=natural_order)
     scans = [image_stem(scan.name) for scan in (folder_files(folder, description) if files and images(folder) else [])]
     names = [file.stem.removesuffix(".mrk").removeprefix(_PREFIX) for file in files]
@@ -37,6 +44,29 @@ def landmark_files(folder: Path, description: str | None) -> list[str]:
     elif len(scans) < 2 or len(scans) == len(files):  # other numbers of files are refused when they are read
         files = _by_number(files, names, scans)
     return [str(file) for file in files]
+
+
+def _warn_of_other_names(folder: Path) -> None:
+    """Warn of point files whose names are nearly those of landmarks, and which are not read."""
+    unused = [
+        path
+        for path in sorted(folder.iterdir(), key=natural_order)
+        if is_points(path) and not path.name.startswith((".", _PREFIX)) and _resembles_landmarks(path.name.lower())
+    ]
+    if unused:
+        first, ending = unused[0], ".mrk.json" if is_markups(unused[0]) else unused[0].suffix.lower()
+        number = (re.findall(r"[0-9]+", first.name) or ["00"])[-1]
+        logger.warning(
+            "%s: ignored%s, as landmarks are expected in %s; rename it",
+            first,
+            f" with {len(unused) - 1} similar names" if unused[1:] else "",
+            f"{_PREFIX}{number}{ending}",
+        )
+
+
+def _resembles_landmarks(name: str) -> bool:
+    word = re.match(r"[a-z]*", name)
+    return "landmark" in name or bool(word and get_close_matches(word[0], ["landmarks"], 1, _LIKELY_MISSPELT))
 
 
 def _by_number(files: Sequence[Path], names: Sequence[str], scans: Sequence[str]) -> list[Path]:

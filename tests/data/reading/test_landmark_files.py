@@ -84,3 +84,33 @@ def test_numbers_that_are_not_those_of_the_scans_are_refused(tmp_path, scans, na
 def test_a_missing_file_is_left_to_the_reader_which_names_it(tmp_path):
     write_scans(tmp_path, ["t00", "t01", "t02"])
     assert listed(tmp_path, ["00", "02"]) == ["00", "02"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("Landmarks_01.csv", "landmarks_01.csv"),
+        ("landmark_01.csv", "landmarks_01.csv"),
+        ("my_landmarks_2.mrk.json", "landmarks_2.mrk.json"),
+        ("landmraks_1.TXT", "landmarks_1.txt"),
+        ("LANDMARKS.fcsv", "landmarks_00.fcsv"),
+    ],
+)
+def test_a_point_file_that_is_nearly_called_landmarks_is_a_warning(tmp_path, name, expected, caplog):
+    write_scans(tmp_path, ["t00", "t01"])
+    for other in (name, "curve_1.csv", "aif.txt", "landmarks.png", "._landmarks_00.csv"):
+        (tmp_path / other).touch()
+    assert listed(tmp_path, ["00", "01"]) == ["00", "01"]
+    message = f"{tmp_path / name}: ignored, as landmarks are expected in {expected}; rename it"
+    assert [record.getMessage() for record in caplog.records] == [message]
+
+
+def test_many_point_files_with_other_names_are_one_warning(tmp_path, caplog):
+    write_scans(tmp_path, ["t00", "t01"])
+    for name in ("Landmarks_0.csv", "Landmarks_1.csv", "points.csv"):
+        (tmp_path / name).touch()
+    assert listed(tmp_path, []) == []
+    message = (
+        f"{tmp_path / 'Landmarks_0.csv'}: ignored with 1 similar names, as landmarks are expected in landmarks_0.csv"
+    )
+    assert [record.getMessage() for record in caplog.records] == [f"{message}; rename it"]
