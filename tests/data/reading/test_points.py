@@ -89,6 +89,22 @@ def test_points_of_every_format_are_ras(tmp_path, name):
             "place or delete the point",
         ),
         (
+            "preview.mrk.json",
+            '{"markups": [{"controlPoints": [{"label": "a", "position": [0, 0, 0]}, '
+            '{"position": [1, 2, 3], "positionStatus": "preview"}]}]}',
+            "got point 2 with the positionStatus 'preview'; place or delete the point",
+        ),
+        (
+            "missing_id.mrk.json",
+            '{"markups": [{"controlPoints": [{"label": "", "id": "7", "positionStatus": "missing"}]}]}',
+            "got '7' with the positionStatus 'missing'; place or delete the point",
+        ),
+        (
+            "nameless.mrk.json",
+            '{"markups": [{"controlPoints": [{"position": null}]}]}',
+            "position of point 1, got None",
+        ),
+        (
             "voxels.mrk.json",
             '{"markups": [{"coordinateSystem": "IJK", "controlPoints": [{"position": [1, 2, 3]}]}]}',
             "RAS or LPS, got 'IJK'",
