@@ -72,6 +72,8 @@ def _as_points(points: Tensor) -> Tensor:
     """
     try:
         points = torch.as_tensor(points)
+        if points.is_nested:
+            raise TypeError("a nested tensor")
     except (TypeError, ValueError, RuntimeError):
         raise InputError(f"points: expected real numbers, got {points!r:.60}; pass an array (..., 3)") from None
     if points.shape == (0,):  # an empty list
