@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from ..data.arrays import series_of_arrays, unmasked
 from ..data.preprocessing.resampling import resample
 from ..data.series import Frame, Series
-from ..data.series_checks import check_affine, checked_series, real_array
+from ..data.series_checks import check_affine, checked_series, complete_array, real_array
 from ..data.writing.applying import warp_frame
 from ..data.writing.output_folder import release
 from ..errors import InputError
@@ -108,7 +108,7 @@ class Registration:
                 f"image: expected shape {scan.data.shape}, that of scan {timepoint}, got {values.shape}; pass the "
                 "affine of an image on another grid"
             )
-        matrix = scan.affine if affine is None else real_array(affine, "affine").astype(np.float64)
+        matrix = scan.affine if affine is None else complete_array(affine, "affine")
         check_affine(matrix, "affine")
         if values.ndim != 3 or not values.size:
             raise InputError(f"image: expected three axes with voxels, got shape {values.shape}; pass a 3D volume")
@@ -217,6 +217,7 @@ def _run(parser: ConfigParser, home: int) -> tuple[Series, Engine]:
 
 def _series(series: object, affine: ArrayLike | None, times_s: Sequence[float] | None) -> Series | list[str]:
     """Check volumes in memory; files are read later."""
+    series = _listed(series)
     if affine is not None:
         return series_of_arrays(_volumes(series), affine, times_s)
     if times_s is not None:
@@ -237,19 +238,32 @@ def _volumes(series: object) -> Sequence[ArrayLike]:
         raise InputError("affine: not allowed with files or a Series, which have their own; omit it")
     if not isinstance(series, Iterable):
         raise InputError(f"series: expected K volumes in memory with an affine, got {series!r}; pass them in a list")
-    return list(series)
+    return list(series.unbind() if isinstance(series, torch.Tensor) and series.is_nested else series)
 
 
 def _paths(series: object) -> list[str]:
     parts = series if isinstance(series, (list, tuple)) else [series]
-    if any(isinstance(part, (np.ndarray, torch.Tensor)) for part in parts):
+    others = [part for part in parts if not isinstance(part, (str, Path))]
+    if others and all(isinstance(part, (np.ndarray, torch.Tensor)) for part in parts):
         raise InputError("affine: expected voxel indices to RAS mm for volumes in memory, got none; pass (4, 4)")
+    if others:
+        raise InputError(
+            f"series: expected paths, or arrays with their affine, got {others[0]!r:.60}; pass a list of paths, or of "
+            "volumes such as image.get_fdata() with affine=image.affine"
+        )
     return absolute_paths(_names(series, "series"))
+
+
+def _listed(value: object) -> object:
+    """Convert an array of names to a list."""
+    if isinstance(value, np.ndarray) and value.ndim < 2 and value.dtype.kind in "UTO":
+        return value.tolist()
+    return value
 
 
 def _names(value: object, argument: str) -> list[str | Path]:
     """Check one name or path, or several."""
-    names = [value] if isinstance(value, (str, Path)) else value
+    names = [value] if isinstance(value, (str, Path)) else _listed(value)
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, (str, Path)) for name in names):
         raise InputError(f"{argument}: expected a list of names or paths, got {value!r:.60}; pass a list")
     return [_path(name, argument) for name in names]

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from ..errors import InputError
 from .series import Frame, Series
-from .series_checks import checked_series, checked_times, real_array
+from .series_checks import checked_series, checked_times, complete_array, real_array
 
 
 def series_of_arrays(volumes: Sequence[ArrayLike], affine: ArrayLike, times_s: Sequence[float] | None = None) -> Series:
@@ -22,7 +22,7 @@ def series_of_arrays(volumes: Sequence[ArrayLike], affine: ArrayLike, times_s: S
         InputError: If the input is invalid; with a one-line message.
     """
     number = len(volumes)
-    affines = real_array(affine, "affine").astype(np.float64)
+    affines = complete_array(affine, "affine")
     if affines.shape not in ((4, 4), (number, 4, 4)):
         raise InputError(f"affine: expected (4, 4) or ({number}, 4, 4), got {affines.shape}; use RAS mm")
     affines = np.broadcast_to(affines, (number, 4, 4))
@@ -35,6 +35,8 @@ def series_of_arrays(volumes: Sequence[ArrayLike], affine: ArrayLike, times_s: S
 
 def _frame_of_array(volume: ArrayLike, affine: np.ndarray, name: str) -> Frame:
     data, valid = real_array(volume, name).astype(np.float32, copy=False), unmasked(volume)
+    if valid is not None and not valid.any():
+        raise InputError(f"{name}: expected voxels with values, got a volume in which all are masked; correct its mask")
     return Frame(data if valid is None else np.where(valid, data, np.float32("nan")), affine, name, valid)
 
 

@@ -31,15 +31,30 @@ def real_array(values: ArrayLike, name: str) -> np.ndarray:
     """
     try:
         if isinstance(values, torch.Tensor):
+            if values.is_nested:
+                raise TypeError("a nested tensor")
             values = values.detach().cpu()
             values = values.float() if values.dtype == torch.bfloat16 else values  # NumPy has no bfloat16
         array = np.asarray(values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name}: expected an array of numbers, got {error}; pass NumPy arrays") from None
     if array.dtype.kind not in "biuf":
-        cure = "convert them to magnitudes" if array.dtype.kind == "c" else "convert them to float"
+        cures = {"c": "convert them to magnitudes", "O": "pass float arrays, such as image.get_fdata() of nibabel"}
+        cure = cures.get(array.dtype.kind, "convert them to float")
         raise InputError(f"{name}: expected real numbers, got {array.dtype}; {cure}")
     return array
+
+
+def complete_array(values: ArrayLike, name: str) -> np.ndarray:
+    """Convert values without masked entries to float64.
+
+    Raises:
+        InputError: If they are not real numbers, or if some are masked.
+    """
+    parts = values if isinstance(values, (list, tuple)) else [values]
+    if any(np.ma.is_masked(part) for part in parts):
+        raise InputError(f"{name}: expected numbers, got masked entries; replace them with numbers")
+    return real_array(values, name).astype(np.float64, copy=False)
 
 
 def check_affine(affine: np.ndarray, name: str) -> None:
@@ -85,7 +100,7 @@ def checked_times(times_s: ArrayLike, number: int) -> tuple[float, ...]:
     Raises:
         InputError: If they are not finite numbers, one per volume.
     """
-    times = real_array(times_s, "times_s").astype(np.float64)
+    times = complete_array(times_s, "times_s")
     if times.shape != (number,) or not np.isfinite(times).all():
         raise InputError(f"times_s: expected {number} times in seconds, got {times.tolist()}; pass one per volume")
     return tuple(times.tolist())
@@ -154,7 +169,7 @@ def _of_arrays(frame: Frame, number: int) -> Frame:
         InputError: If they are not real numbers.
     """
     name = f"{frame.path} (timepoint {number})"
-    affine = real_array(frame.affine, f"{name}: affine").astype(np.float64, copy=False)
+    affine = complete_array(frame.affine, f"{name}: affine")
     data = real_array(frame.data, name) if isinstance(frame.data, torch.Tensor) else frame.data
     valid = frame.valid
     if valid is not None and not isinstance(valid, np.ndarray):

@@ -93,9 +93,9 @@ def _interpolate_in_parts(image: Tensor, grid: Tensor, mode: str) -> Tensor:
     size, axes = grid.shape[1:-1], [1] * (grid.dim() - 3)
     points, threads = math.prod(size), torch.get_num_threads()
     parts = next((n for n in range(threads, 4 * threads, threads) if points % n == 0), 1)
-    grid, image = grid.reshape(parts, -1, *axes, len(size)), image.expand(parts, *image.shape[1:])
+    grid, image = grid.reshape(parts, points // parts, *axes, len(size)), image.expand(parts, *image.shape[1:])
     values = F.grid_sample(image, grid, mode=mode, padding_mode="border", align_corners=True)
-    return values.transpose(0, 1).reshape(1, -1, *size)
+    return values.transpose(0, 1).reshape(1, image.shape[1], *size)
 
 
 @full_precision

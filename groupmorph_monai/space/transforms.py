@@ -72,8 +72,12 @@ def _as_points(points: Tensor) -> Tensor:
     """
     try:
         points = torch.as_tensor(points)
+        if points.is_nested:
+            raise TypeError("a nested tensor")
     except (TypeError, ValueError, RuntimeError):
         raise InputError(f"points: expected real numbers, got {points!r:.60}; pass an array (..., 3)") from None
+    if points.shape == (0,):  # an empty list
+        points = points.reshape(0, 3)
     if points.is_complex() or points.ndim == 0 or points.shape[-1] != 3:
         raise InputError(
             f"points: expected real numbers (..., 3) in mm, got {points.dtype} of shape {tuple(points.shape)}; pass x, "

@@ -5,6 +5,7 @@ import sys
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 import torch
 from json_files import read_json
 
@@ -15,6 +16,11 @@ from groupmorph_monai.errors import InputError
 
 QUICK = {"initial_alignment": "none", "stationary_parts": False, "spacing_mm": 1.5}
 AFFINE = np.array([[0, -1.5, 0, 10], [1.4, 0, 0, -20], [0, 0, 1.6, 5], [0, 0, 0, 1]])
+MASKED_AFFINE = np.ma.array(AFFINE, mask=AFFINE == 10)
+
+
+def nested(arrays, layout=torch.jagged):
+    return torch.nested.nested_tensor([torch.as_tensor(array) for array in arrays], layout=layout)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +116,7 @@ def test_files_and_arrays_give_the_same_fields(result, phantom, tmp_path):
     for file, volume in zip(files, phantom["image"].numpy()):
         nib.save(nib.Nifti1Image(volume, AFFINE), file)
     hook = sys.excepthook
-    same = gm.register(files, reference=1, **QUICK)
+    same = gm.register(np.array(list(map(str, files))), reference=1, **QUICK)
     assert sys.excepthook is hook
     np.testing.assert_allclose(same.fields, result.fields, atol=1e-4)
 
@@ -127,7 +133,31 @@ def test_files_and_arrays_give_the_same_fields(result, phantom, tmp_path):
             r"expected a volume of 4 voxels or more along every axis, got \(32, 24, 3\)",
         ),
         (lambda x: gm.register(""), "series: expected a name or path, got ''"),
-        (lambda x: gm.register(None), "series: expected a list of names or paths, got None"),
+        (lambda x: gm.register(None), "series: expected paths, or arrays with their affine, got None; pass a list"),
+        (
+            lambda x: gm.register([nib.Nifti1Image(v, AFFINE) for v in x]),
+            r"series: expected paths, .* got <nibabel.*; pass .* image.get_fdata\(\) with affine=image.affine",
+        ),
+        (
+            lambda x: gm.register(SimpleITK.Image(8, 8, 8, SimpleITK.sitkInt16)),
+            "series: expected paths, .* got <SimpleITK",
+        ),
+        (lambda x: gm.register(["t0.nii", x[1]]), "series: expected paths, .* got array"),
+        (lambda x: gm.register([nib.Nifti1Image(v, AFFINE) for v in x], AFFINE), r"such as image.get_fdata\(\)"),
+        (lambda x: gm.register(np.array(["t0.nii", "t1.nii"]), affine=AFFINE), "affine: not allowed with files"),
+        (
+            lambda x: gm.register([np.ma.array(v, mask=k == 1) for k, v in enumerate(x)], affine=AFFINE),
+            "timepoint 1: expected voxels with values, got a volume in which all are masked; correct its mask",
+        ),
+        (lambda x: gm.register(x, affine=MASKED_AFFINE), "affine: expected numbers, got masked entries"),
+        (lambda x: gm.register(x, affine=[AFFINE, MASKED_AFFINE, AFFINE]), "affine: expected numbers, got masked"),
+        (lambda x: gm.register(Series(tuple(Frame(v, MASKED_AFFINE, "own") for v in x))), "own .* got masked entries"),
+        (
+            lambda x: gm.register(x, affine=AFFINE, times_s=np.ma.array([0, 90, 150], mask=[0, 1, 0])),
+            "times_s: expected numbers, got masked entries",
+        ),
+        (lambda x: gm.register([nested(v) for v in x], affine=AFFINE), "timepoint 0: .* got a nested tensor; pass"),
+        (lambda x: gm.register(nested(x)), "affine: expected voxel indices to RAS mm"),
         (lambda x: gm.register(x, affine=AFFINE, reference=np.array([0, 1])), "reference: expected 'mean' or"),
         (lambda x: gm.register(Series(()), affine=AFFINE), "affine: not allowed with files"),
         (lambda x: gm.register(x, affine=AFFINE, reference="first"), "reference: expected 'mean' or the index"),
@@ -186,6 +216,8 @@ def test_a_mistake_is_one_line(phantom, mistaken, message):
         (lambda r, x: r.apply(x, 1, affine=AFFINE + 900 * np.eye(4)[:, :1] @ np.eye(4)[3:]), "timepoint 1: .* leads"),
         (lambda r, x: r.apply(x * np.nan, 1), "image: expected finite intensities"),
         (lambda r, x: r.apply((x > 0) * (2**53 + 1), 1, label=True), r"image: expected labels up to 2\^53"),
+        (lambda r, x: r.apply(nested(x), 1), "image: expected an array of numbers, got a nested tensor"),
+        (lambda r, x: r.apply(x, 1, affine=MASKED_AFFINE), "affine: expected numbers, got masked entries"),
         (lambda r, x: r.to_folder(None), "folder: expected a name or path, got None"),
         (lambda r, x: r.to_folder(""), "folder: expected a name or path, got ''"),
         (lambda r, x: r.to_folder("a\0b"), "folder: expected a name or path, got 'a.x00b'"),
@@ -210,6 +242,26 @@ def test_voxels_without_values_spread_no_further(result, phantom):
         np.testing.assert_allclose(np.where(np.isnan(part), np.nan, warped), part, rtol=2e-3)
 
 
+@pytest.mark.parametrize("fill", [-9999.0, 1e20, np.nan])
+@pytest.mark.parametrize("label", [False, True])
+def test_values_under_a_mask_contribute_nothing(result, phantom, fill, label, caplog):
+    image = (100 * phantom["image"][0].numpy()).round()
+    mask = np.zeros(image.shape, bool)
+    mask[:16] = True
+    parts = [result.apply(np.ma.array(np.where(mask, f, image), mask=mask), 0, label=label) for f in (0, fill)]
+    np.testing.assert_array_equal(*parts)
+    if label:
+        np.testing.assert_array_equal(parts[0], result.apply(np.where(mask, 0, image), 0, label=True))
+    assert not caplog.records
+
+
+def test_whole_numbers_under_a_mask_may_be_any(result, phantom):
+    image = (100 * phantom["image"][0].numpy()).astype(np.int64)
+    masked = np.ma.array(image, mask=image < 20)
+    masked.data[masked.mask] = np.iinfo(np.int64).min
+    np.testing.assert_array_equal(result.apply(masked, 0, label=True), result.apply(masked.filled(0), 0, label=True))
+
+
 def test_settings_take_numbers_of_numpy_and_tuples(phantom):
     few = {"refinement_levels_voxels": (16, 8), "refinement_iterations": np.array([1, 1]), "spacing_mm": np.float32(2)}
     same = {"refinement_levels_voxels": [16, 8], "refinement_iterations": [1, 1], "spacing_mm": 2}
@@ -218,3 +270,26 @@ def test_settings_take_numbers_of_numpy_and_tuples(phantom):
         for settings in (few, same)
     )
     np.testing.assert_array_equal(one.fields, other.fields)
+
+
+@pytest.mark.parametrize("convert", [np.array, lambda files: np.array(files, dtype=object), list])
+def test_an_array_of_paths_is_read_as_a_list_of_them(tmp_path, convert):
+    files = [str(tmp_path / f"t{k}.nii.gz") for k in range(2)]
+    with pytest.raises(InputError, match="t0.nii.gz: expected a file or folder, got a path that does not exist"):
+        gm.register(convert(files))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.jagged, torch.strided])
+def test_a_nested_tensor_is_a_series_of_volumes_of_any_size(phantom, layout):
+    settings = {**QUICK, "refinement_levels_voxels": (16, 8), "refinement_iterations": (1, 1)}
+    volumes = [phantom["image"][0], phantom["image"][1][2:]]
+    one, other = (gm.register(series, AFFINE, **settings) for series in (volumes, nested(volumes, layout)))
+    np.testing.assert_array_equal(one.fields, other.fields)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.jagged, torch.strided])
+def test_nested_points_are_refused_in_one_line(result, layout):
+    with pytest.raises(InputError, match="points: expected real numbers, got .*; pass an array"):
+        result.transforms[0](nested([np.zeros((2, 3)), np.zeros((1, 3))], layout))

@@ -335,3 +335,11 @@ def test_the_determinant_of_a_linear_map_is_exact_up_to_the_border_in_voxels_and
 def test_a_point_has_three_real_coordinates(points):
     with pytest.raises(InputError, match="points: expected real numbers"):
         AffineTransform(torch.eye(4, dtype=torch.float64))(points)
+
+
+@pytest.mark.parametrize("points", [np.zeros((0, 3)), torch.zeros(2, 0, 3), []])
+def test_no_points_are_mapped_to_no_points(points):
+    field = smooth_field(SIZE)
+    transform = ComposedTransform(affine_map(), DenseTransform(field, -field, GRID))
+    shape = np.shape(points) if len(points) else (0, 3)
+    assert tuple(transform(points).shape) == tuple(transform.inverse(points).shape) == shape

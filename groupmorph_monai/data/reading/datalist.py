@@ -12,9 +12,8 @@ from typing import Any
 
 from ...errors import InputError
 from ..phantoms.hearts import HEART_MOTIONS
-from .dirlab import is_dirlab
-from .folders import folder_files, images
-from .names import image_stem, natural_order
+from .landmark_files import landmark_files
+from .names import natural_order
 from .signature import check_regular_file, read_json
 
 logger = logging.getLogger(__name__)
@@ -59,8 +58,8 @@ def series_items(
     map per timepoint], "name": text}`` with paths relative to the folder; the default name is the first path, with a
     number if an earlier series has it. Otherwise every sub-folder and every NIfTI file is a series, in natural order of
     their names; the last ``validation_fraction`` of them, or ``held_out`` alone, are for validation. Files
-    ``landmarks_*`` of a sub-folder (points as for `read_points`, one per timepoint) are its landmarks; DIR-Lab cases
-    include their own.
+    ``landmarks_*`` of a sub-folder (points as for `read_points`, one per timepoint) are its landmarks, in the order of
+    `landmark_files`; DIR-Lab cases include their own.
 
     Args:
         dataset_dir: the folder, or None for phantoms only.
@@ -123,7 +122,7 @@ def _scan(
     items: list[Item] = []
     for path in series:
         item = {"image": str(path), "name": path.name}
-        landmarks = _landmarks(path, description) if path.is_dir() else []
+        landmarks = landmark_files(path, description) if path.is_dir() else []
         items.append({**item, "landmarks": landmarks} if landmarks else item)
     _check_unique({"all": items}, folder)
     if held_out:
@@ -136,24 +135,6 @@ def _scan(
     if len(items) > 1:
         number = min(max(number, 1), len(items) - 1)
     return {"training": items[: len(items) - number], "validation": items[len(items) - number :]}
-
-
-def _landmarks(folder: Path, description: str | None) -> list[str]:
-    """List the landmark files in ``folder`` in the order of the scans: ``landmarks_NAME`` for every scan NAME if these
-    exist, or in natural order if none of them exists. A DIR-Lab case is listed itself, as it includes its landmarks."""
-    if is_dirlab(folder):
-        return [str(folder)]
-    files = sorted(folder.glob("landmarks_*"), key=natural_order)
-    names = [image_stem(scan.name) for scan in (folder_files(folder, description) if images(folder) else [])]
-    by_name = {file.stem.removesuffix(".mrk").removeprefix("landmarks_"): file for file in files}
-    if len(by_name) == len(files) and set(names) == set(by_name):
-        files = [by_name[name] for name in names]
-    elif common := [name for name in names if name in by_name]:
-        raise InputError(
-            f"{folder}: expected landmarks_NAME for every scan, as for {common[0]}, got "
-            f"{', '.join(file.name for file in files)} for the scans {', '.join(names)}; correct the names"
-        )
-    return [str(file) for file in files]
 
 
 def _read_list(listed: Path) -> dict[str, list[Item]]:

@@ -88,17 +88,25 @@ def _load(path: str | Path) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]
 
 
 def _positions(node: dict[str, Any], to_ras: np.ndarray, path: str | Path) -> np.ndarray:
-    return np.array([_position(point, path) for point in node["controlPoints"]]).reshape(-1, 3) * to_ras
+    points = enumerate(node["controlPoints"], start=1)
+    return np.array([_position(point, number, path) for number, point in points]).reshape(-1, 3) * to_ras
 
 
-def _position(point: Any, path: str | Path) -> list[float]:
+def _position(point: Any, number: int, path: str | Path) -> list[float]:
     entry = point if isinstance(point, dict) else {"label": point}
-    position = entry.get("position")
-    if isinstance(position, list) and len(position) == 3 and entry.get("positionStatus", "defined") == "defined":
+    label = entry.get("label") or entry.get("id")
+    name = reprlib.repr(label) if label else f"point {number}"
+    position, status = entry.get("position"), entry.get("positionStatus", "defined")
+    if status != "defined":
+        raise InputError(
+            f"{path}: expected points with a defined position, got {name} with the positionStatus "
+            f"{reprlib.repr(status)}; place or delete the point"
+        )
+    if isinstance(position, list) and len(position) == 3:
         numbers = [value for value in position if isinstance(value, (int, float)) and not isinstance(value, bool)]
         if len(numbers) == 3 and all(abs(value) < _LARGEST for value in numbers):
             return [float(value) for value in numbers]
     raise InputError(
-        f"{path}: expected three finite numbers as the position of {entry.get('label')!r}, got "
-        f"{reprlib.repr(position)}; place or delete the point"
+        f"{path}: expected three finite numbers as the position of {name}, got {reprlib.repr(position)}; place or "
+        "delete the point"
     )

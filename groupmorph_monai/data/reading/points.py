@@ -53,7 +53,7 @@ def read_points(path: str | Path) -> np.ndarray:
     """Read landmarks, ``(P, 3)`` in RAS mm.
 
     - ``.csv``: columns x, y, z or r, a, s in RAS mm, columns l, p, s in LPS mm, or three columns in RAS mm without
-      header; separated by commas, semicolons or tabs.
+      header; separated by commas, semicolons or tabs. Cells may be in double quotes.
     - ``.mrk.json`` and ``.fcsv`` of 3D Slicer: RAS or LPS mm, as their headers state.
     - Other files are read as by ITK, Elastix and Transformix, in LPS mm: ``point``, a count, and coordinates;
       coordinates alone; or the output points of ``outputpoints.txt``.
@@ -155,8 +155,9 @@ def _coordinates(cells: Sequence[str], number: int, path: str | Path) -> list[fl
 
 def _csv(lines: _Lines, path: str) -> _PointTable:
     lines = [(number, line) for number, line in lines if not line.startswith("#")]
-    separator = next((mark for mark in (";", ",", "\t") if lines and mark in lines[0][1]), ",")
-    rows = [(number, [cell.strip() for cell in line.split(separator)]) for number, line in lines]
+    first = re.sub('"[^"]*"', "", lines[0][1]) if lines else ""
+    separator = next((mark for mark in (";", ",", "\t") if mark in first), ",")
+    rows = [(number, _cells(line, separator, f"{path}: line {number}")) for number, line in lines]
     header = [cell.lower().removesuffix("_mm") for cell in rows[0][1]] if rows else []
     for names in _COLUMNS:
         if set(names) <= set(header):
@@ -167,6 +168,14 @@ def _csv(lines: _Lines, path: str) -> _PointTable:
             "correct the header"
         )
     return _PointTable(rows, lps=False, names=[])
+
+
+def _cells(line: str, separator: str, name: str) -> list[str]:
+    """Split a line at its separators, except those inside of double quotes."""
+    try:
+        return [cell.strip() for cell in next(csv.reader([line], delimiter=separator, skipinitialspace=True))]
+    except csv.Error as error:
+        raise InputError(f"{name}: expected cells separated by {separator!r}, got {error}; correct the file") from None
 
 
 def _columns(rows: _Rows, header: Sequence[str], names: Sequence[str], path: str) -> _PointTable:
@@ -180,7 +189,7 @@ def _columns(rows: _Rows, header: Sequence[str], names: Sequence[str], path: str
             "correct the file, and use decimal points rather than decimal commas"
         )
     label_columns = [header.index(name) for name in _NAMES if name in header]
-    labels = ([row[column].strip("\"'") for _, row in rows if column < len(row)] for column in label_columns)
+    labels = ([row[column].strip("'") for _, row in rows if column < len(row)] for column in label_columns)
     columns = [header.index(name) for name in names]
     cells = [(number, [row[c] for c in columns if c < len(row)]) for number, row in rows]
     return _PointTable(cells, names[0] == "l", next(filter(any, labels), []))

@@ -61,7 +61,7 @@ def apply_field(field_path: str | Path, image: str | Path | Frame, nearest: bool
 def warp_frame(
     image: Frame, grid: Grid, transform: Transform, name: str, nearest: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Resample a user's image, treating NaN and infinite voxels as unmeasured.
+    """Resample a user's image, treating masked, NaN and infinite voxels as unmeasured.
 
     Args:
         name: name of the transform, for messages.
@@ -69,7 +69,7 @@ def warp_frame(
     Raises:
         InputError: If the field maps no voxel into the image, or if labels are too large.
     """
-    image = _finite(image, nearest)
+    image = _measured(image, nearest)
     whole = nearest and image.data.dtype.kind in "iu"
     if whole and abs(label := max(int(image.data.min()), int(image.data.max()), key=abs)) > _LARGEST_LABEL:
         raise InputError(
@@ -86,21 +86,20 @@ def warp_frame(
     return values, covered
 
 
-def _finite(image: Frame, labels: bool) -> Frame:
-    """Exclude NaN and infinite voxels, which ``--outside nan`` writes, from the field of view."""
+def _measured(image: Frame, labels: bool) -> Frame:
+    """Exclude masked voxels, and NaN and infinite ones, which ``--outside nan`` writes, from the field of view."""
     finite = np.isfinite(image.data)
-    if finite.all():
-        return image
-    if not finite.any():
-        raise InputError(f"{image.path}: expected finite intensities, got none; use another image")
-    logger.warning(
-        "%s: %d NaN or infinite voxels count as outside of the field of view and become 0",
-        image.path,
-        np.count_nonzero(~finite),
-    )
-    data = np.where(finite, image.data, image.data.dtype.type(0))
     measured = finite if image.valid is None else finite & image.valid
-    return replace(image, data=data, valid=image.valid if labels else measured)  # labels are not interpolated
+    if measured.all():
+        return image
+    if not measured.any():
+        raise InputError(f"{image.path}: expected finite intensities, got none; use another image")
+    if undefined := np.count_nonzero(~finite if image.valid is None else ~finite & image.valid):
+        logger.warning(
+            "%s: %d NaN or infinite voxels count as outside of the field of view and become 0", image.path, undefined
+        )
+    data = np.where(measured, image.data, image.data.dtype.type(0))
+    return replace(image, data=data, valid=None if labels else measured)  # labels are not interpolated
 
 
 def apply_field_to_points(field_path: str | Path, points_mm: np.ndarray, name: str | Path = "points") -> np.ndarray:

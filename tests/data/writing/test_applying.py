@@ -84,6 +84,16 @@ def test_nan_and_infinite_voxels_become_0_with_a_warning(tmp_path, caplog, neare
     assert f"{missing} NaN or infinite voxels count as outside of the field of view" in caplog.text
 
 
+def test_a_masked_voxel_does_not_reach_its_neighbour(tmp_path):
+    series = save_frames(tmp_path / "in", [smooth_frame(), smooth_frame()])
+    write_result(series, tmp_path / "out", constant_fields(2, SIZE, [0.0005, 0, 0]), series.frames[0].grid)
+    field, image = tmp_path / "out" / "ddf_01.nii.gz", series.frames[1]
+    valid = np.ones(SIZE, dtype=bool)
+    valid[10:] = False
+    masked = replace(image, data=np.where(valid, image.data, np.float32(1e12)), valid=valid)
+    np.testing.assert_allclose(apply_field(field, masked).data[1:10], apply_field(field, image).data[1:10], rtol=2e-3)
+
+
 def test_labels_that_float64_cannot_hold_are_refused(tmp_path):
     series = save_frames(tmp_path / "in", [smooth_frame(), smooth_frame()])
     write_result(series, tmp_path / "out")
