@@ -29,7 +29,7 @@ _SEARCH_DEGREES = 15.0  # angle of the search rotations
 _CANDIDATES = 3  # number of candidates of the search that are optimised
 _LEAST_STEP = 0.02  # voxels; the optimisation has converged when no corner of the grid moves farther
 _WEISZFELD_STEPS = 50  # number of steps of Weiszfeld's algorithm to the geometric median of maps
-MOST_TOGETHER = 16  # maximum number of scans aligned jointly, in time quadratic in their number
+_MOST_TOGETHER = 16  # maximum number of scans aligned jointly, in time quadratic in their number
 _MOST_COMPARED = 6  # number of jointly aligned scans with which each further scan is compared
 
 
@@ -58,6 +58,11 @@ class AffineSchedule:
 
     voxels: Sequence[int] = (24, 48)
     iterations: int = 12
+
+
+def jointly_aligned(scans: int) -> range:
+    """List the scans that are aligned jointly, evenly spread over the series."""
+    return range(0, scans, math.ceil(scans / _MOST_TOGETHER))
 
 
 class GroupAffine:
@@ -94,11 +99,10 @@ class GroupAffine:
                 applies to all comparisons with that scan.
         """
         masks = masks or [None] * len(frames)
-        if len(frames) <= MOST_TOGETHER:
+        if len(frames) <= _MOST_TOGETHER:
             return _Group(self, frames, masks).align()
-        every = math.ceil(len(frames) / MOST_TOGETHER)
         masked = [k for k, mask in enumerate(masks) if mask is not None]
-        joint = sorted({*range(0, len(frames), every), *(masked if len(masked) == 1 else [])})
+        joint = sorted({*jointly_aligned(len(frames)), *(masked if len(masked) == 1 else [])})
         group = _Group(self, [frames[k] for k in joint], [masks[k] for k in joint])
         alignment = group.align()
         parts = dict(zip(joint, zip(*alignment)))

@@ -17,7 +17,7 @@ import torch
 from ..data.writing.products import Products
 from ..space.filters import window_mean
 from ..space.grid import Grid
-from .affine_alignment import MOST_TOGETHER, AffineSchedule
+from .affine_alignment import AffineSchedule, jointly_aligned
 from .field_inferer import FieldInferer
 from .posterior_draws import DRAW_STEPS
 from .refinement import Refinement
@@ -91,7 +91,7 @@ class ProcessorTime:
     def _aligning(self) -> float:
         if self.aligning is None:
             return 0.0
-        joint = min(len(self.scans), MOST_TOGETHER)
+        joint = len(jointly_aligned(len(self.scans)))
         work = joint * (_ALIGNING + _ALIGNING_JOINTLY * joint) + _ALIGNING_LAST * (len(self.scans) - joint)
         sides = self.grid.extent_mm / self.grid.extent_mm.max() * self.aligning.voxels[-1]
         return work * math.prod(sides.clamp_min(1).tolist())

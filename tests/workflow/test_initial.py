@@ -144,7 +144,7 @@ def test_scans_far_apart_are_found(seed, timepoints, inverted):
 @pytest.mark.slow
 @pytest.mark.parametrize("inverted", [False, True])
 def test_some_of_many_scans_are_aligned_jointly_and_the_others_with_these(inverted, monkeypatch):
-    monkeypatch.setattr(affine_alignment, "MOST_TOGETHER", 3)
+    monkeypatch.setattr(affine_alignment, "_MOST_TOGETHER", 3)
     frames, truth, centre = scattered(5, 6, inverted)  # 0, 2 and 4 together
     maps, confidence, polarity = GroupAffine("affine")(frames)
     assert errors_mm(maps, truth, centre, half_mm=80).max() < 2

@@ -1,7 +1,8 @@
 """Select the stacks of a study whose volumes are to be aligned."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
 
 from ...errors import InputError
 from ..reading.names import matches
@@ -114,8 +115,9 @@ def aborted_timepoints(chosen: Sequence[Stack], unread: Sequence[Unread]) -> lis
 def turned_timepoints(chosen: Sequence[Stack]) -> list[str]:
     """Describe the chosen stacks whose timepoints are turned by more than patients usually turn, one line per group."""
     return [
-        f"{group[0].name}: the slices of its timepoints are turned by up to {angle:.0f} degrees; if they are stacks of "
-        "other parts of the body rather than timepoints of one, use a folder with the files of each"
+        f"{' and '.join(dict.fromkeys(stack.name for stack in group))}: the slices of the timepoints are turned by up "
+        f"to {angle:.0f} degrees; if they are stacks of other parts of the body rather than timepoints of one, use a "
+        "folder with the files of each"
         for group in alike(chosen, lambda stack: None)
         if (angle := largest_tilt_degrees([plane for stack in group for plane in stack.planes])) > _USUAL_TILT_DEGREES
     ]
@@ -146,8 +148,8 @@ def _check_patient(stacks: Sequence[Stack]) -> None:
 
 def _longest(stacks: Sequence[Stack], pattern: str | None) -> list[Stack]:
     """Find the group of similar stacks with clearly the most timepoints; empty if none has two."""
-    similar = alike(stacks, lambda stack: stack.likeness)
-    groups = _joined(similar) if pattern else [_without_computed(_gated(group)) for group in similar]
+    parallel = _parallel(stacks)
+    groups = _joined(parallel) if pattern else [_without_computed(_gated(g)) for g in _planned_again(parallel)]
     order = sorted((group for group in groups if _count(group) > 1), key=_count, reverse=True)
     if not order:
         together = list(stacks) if pattern and len(stacks) > 1 else []
@@ -170,6 +172,30 @@ def _longest(stacks: Sequence[Stack], pattern: str | None) -> list[Stack]:
     if dissimilar:
         logger.warning("Aligning dissimilar series, too, as selected by their descriptions: %s", _list(dissimilar))
     return [*order[0], *dissimilar]
+
+
+def _parallel(stacks: Sequence[Stack]) -> list[list[Stack]]:
+    groups: defaultdict[Hashable, list[Stack]] = defaultdict(list)
+    for stack in stacks:
+        groups[stack.likeness, stack.source.raster.orientation].append(stack)
+    return list(groups.values())
+
+
+def _planned_again(groups: Sequence[list[Stack]]) -> list[list[Stack]]:
+    """Join groups of single volumes that differ only in orientation and in numbers of their descriptions, as where each
+    timepoint was planned again.
+
+    Where some volumes are parallel, others of as many orientations are no group of their own.
+    """
+    singles = {group[0]: group for group in groups if all(stack.timepoints == 1 for stack in group)}
+    joined = [
+        [singles[first] for first in firsts]
+        for firsts in alike([*singles], lambda stack: (stack.likeness, frozenset(stack.words)))
+    ]
+    if any(_count(group) > 1 for group in groups):
+        joined = [parts for parts in joined if any(len(part) > 1 for part in parts)]
+    several = [group for group in groups if group[0] not in singles]
+    return [*several, *([stack for part in parts for stack in part] for parts in joined)]
 
 
 def _joined(groups: Sequence[Sequence[Stack]]) -> list[Sequence[Stack]]:

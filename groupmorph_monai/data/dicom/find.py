@@ -56,7 +56,7 @@ def find_stacks(paths: Sequence[Path]) -> tuple[dict[Source, list[Plane]], list[
     """
     planes: list[Plane] = []
     unread: list[Unread] = []
-    for path in _files(paths):
+    for path in {os.path.realpath(file): file for file in _files(paths)}.values():  # each once, if folders are nested
         content = _read(path)
         if isinstance(content, Unread):
             unread.append(content)

@@ -36,6 +36,8 @@ def landmark_files(folder: Path, description: str | None) -> list[str]:
     names = [file.stem.removesuffix(".mrk").removeprefix(_PREFIX) for file in files]
     if len(set(names)) == len(files) and set(scans) == set(names):
         files = [files[names.index(scan)] for scan in scans]
+    elif len({*_digits(names)}) == len(files) and {*_digits(names)} == {*_digits(scans)}:  # as of dates
+        files = [files[_digits(names).index(digits)] for digits in _digits(scans)]
     elif common := [scan for scan in scans if scan in names]:
         raise InputError(
             f"{folder}: expected landmarks_NAME for every scan, as for {common[0]}, got "
@@ -57,9 +59,9 @@ def _warn_of_other_names(folder: Path) -> None:
         first, ending = unused[0], ".mrk.json" if is_markups(unused[0]) else unused[0].suffix.lower()
         number = (re.findall(r"[0-9]+", first.name) or ["00"])[-1]
         logger.warning(
-            "%s: ignored%s, as landmarks are expected in %s; rename it",
+            "%s%s: ignored, as landmarks are expected in %s; rename it",
             first,
-            f" with {len(unused) - 1} similar names" if unused[1:] else "",
+            f" and {len(unused) - 1} more" if unused[1:] else "",
             f"{_PREFIX}{number}{ending}",
         )
 
@@ -87,16 +89,33 @@ def _by_number(files: Sequence[Path], names: Sequence[str], scans: Sequence[str]
                 f"{first.name}; rename or remove one"
             )
     scan_numbers = (_numbers(scans) if len(scans) > 1 else None) or []
-    start = 0 if (0,) in numbers else 1
-    counted = [(k,) for k in range(start, start + len(files))]
-    for order in (scan_numbers, counted):
+    counted = _counted(len(files), 0 if (0,) in numbers else 1)
+    orders = [scan_numbers] if _contradict(scan_numbers, counted) else [scan_numbers, counted]
+    if len(scans) < 2:  # phases of a cycle in percent
+        orders.append(_counted(len(files), 0, step=max(1, *min(filter(any, numbers), default=(1,)))))
+    for order in orders:
         if sorted(order) == sorted(numbers):
             return [files[numbers.index(number)] for number in order]
-    wrong = next(file for file, number, expected in zip(files, numbers, counted) if number != expected)
+    wrong = next((file for file, number, expected in zip(files, numbers, counted) if number != expected), files[0])
     raise InputError(
         f"{wrong}: expected landmark files numbered as the scans are, or from 0 or 1 without a gap, got "
         f"{', '.join(file.name for file in files)}; rename them, or add the one that is missing"
     )
+
+
+def _counted(count: int, start: int, step: int = 1) -> list[_Number]:
+    return [(start + k * step,) for k in range(count)]
+
+
+def _contradict(scan_numbers: Sequence[_Number], counted: Sequence[_Number]) -> bool:
+    """Check whether a scan with gaps in its numbering has a number that counting gives to another scan."""
+    if sorted(scan_numbers) in (_counted(len(counted), 0), _counted(len(counted), 1)):
+        return False
+    return any(number in scan_numbers and scan_numbers[k] != number for k, number in enumerate(counted))
+
+
+def _digits(names: Sequence[str]) -> list[str]:
+    return [re.sub("[^0-9]", "", name) for name in names]
 
 
 def _numbers(names: Sequence[str]) -> list[_Number] | None:

@@ -15,6 +15,7 @@ from .signature import read_text
 logger = logging.getLogger(__name__)
 _LARGEST = 1e12  # maximum absolute value of a time
 _DAY_S = 86400
+_CYCLE_S = 10  # longer than a cycle of heart or breath, whose phases may be listed from any time of it
 _ROUNDING_S = 1e-6  # maximum difference of equal times
 _FASTEST_3D_S = 0.1  # shorter than the acquisition of any 3D volume, longer than the time between excitations
 # Before a single digit of hours, minutes or seconds: older versions of dcm2niix write 7.500000 for 07.500000.
@@ -42,7 +43,7 @@ def sidecar(image: str | Path) -> dict[str, Any]:
         logger.warning("%s: ignored, as it cannot be read (%s)", json_file, error)
         return {}
     if not isinstance(content, dict):
-        logger.warning("%s: ignored, as it is no JSON object", json_file)
+        logger.warning("%s: ignored, as it is not a JSON object", json_file)
         return {}
     return content
 
@@ -80,7 +81,7 @@ def times_of_files(images: Sequence[str | Path]) -> tuple[float, ...] | None:
     sidecars contain and that differs between all scans.
     """
     contents = [sidecar(image) for image in images]
-    for read in (_acquisition_s, _trigger_s, _frame_s):
+    for read in (_moment_s, _time_of_day_s, _trigger_s, _frame_s):
         values = past_midnight([value for content in contents if (value := read(content)) is not None])
         if len(contents) == len(values) == len(set(values)) > 1:
             return _from_first(values)
@@ -95,12 +96,15 @@ def contradictions(images: Sequence[str | Path], times_s: Sequence[float] | None
         times_s: their times, if known.
     """
     warnings = []
-    if times_s and (late := next((k for k in range(1, len(times_s)) if times_s[k] <= times_s[k - 1]), None)):
+    steps_s = np.diff(times_s or ())
+    if (steps_s < -_CYCLE_S).any():
+        late = int((steps_s < -_CYCLE_S).argmax()) + 1
         warnings.append(
-            f"{images[late]}: expected a scan after {images[late - 1]}, got one acquired "
-            f"{times_s[late - 1] - times_s[late]:g} s earlier; list the scans in the order of their times"
+            f"{images[late]}: expected a scan after {images[late - 1]}, got an acquisition {-steps_s[late - 1]:g} s "
+            "earlier in the sidecar; list the scans in temporal order, or ignore this if they are of several days"
         )
-    patients = {str(name): image for image in images if (name := sidecar(image).get("PatientID"))}
+    names = ((str(sidecar(image).get("PatientID") or "").strip(), image) for image in images)
+    patients = {name: image for name, image in names if name}
     if len(patients) > 1:
         (first, one), (second, other), *_ = patients.items()
         warnings.append(
@@ -126,15 +130,25 @@ def past_midnight(values: Sequence[float]) -> list[float]:
 
 
 def _acquisition_s(content: Mapping[str, Any]) -> float | None:
-    """Read ``AcquisitionDateTime``, or ``AcquisitionTime``, a time of day (9:05:7.5 for 09:05:07.5)."""
-    time_of_day = f"1970-01-01T{content.get('AcquisitionTime', '')}"
-    for moment in (str(content.get("AcquisitionDateTime", "")), time_of_day):
-        try:
-            time = datetime.fromisoformat(_ONE_DIGIT.sub("0", moment))
-        except ValueError:
-            continue
-        return (time.replace(tzinfo=None) - datetime(1970, 1, 1) - (time.utcoffset() or timedelta())).total_seconds()
-    return None
+    moment = _moment_s(content)
+    return _time_of_day_s(content) if moment is None else moment
+
+
+def _moment_s(content: Mapping[str, Any]) -> float | None:
+    return _seconds(str(content.get("AcquisitionDateTime", "")))
+
+
+def _time_of_day_s(content: Mapping[str, Any]) -> float | None:
+    return _seconds(f"1970-01-01T{content.get('AcquisitionTime', '')}")
+
+
+def _seconds(moment: str) -> float | None:
+    """Convert a date and time to seconds; times may lack leading zeros (9:05:7.5 for 09:05:07.5)."""
+    try:
+        time = datetime.fromisoformat(_ONE_DIGIT.sub("0", moment))
+    except ValueError:
+        return None
+    return (time.replace(tzinfo=None) - datetime(1970, 1, 1) - (time.utcoffset() or timedelta())).total_seconds()
 
 
 def _trigger_s(content: Mapping[str, Any]) -> float | None:

@@ -58,6 +58,8 @@ def test_the_registration_reads_the_times_of_a_sequence(series, tmp_path, unit, 
     for k, file in enumerate(series[:3]):
         files.append(str(tmp_path / f"t{k:03d}.nrrd"))
         sitk.WriteImage(sitk.ReadImage(file), files[-1])
+    write_times(files, ["0", "1", "2"], unit)
+    assert read_series(files).times_s is None
     write_times(files, ["10", "100", "160"], unit)
     assert read_series(files).times_s == times
 

@@ -83,6 +83,15 @@ def test_copies_with_other_voxels_are_refused(tmp_path, kind):
     assert len(read_series(tmp_path).frames) == 4
 
 
+def test_copies_that_cannot_be_read_or_are_listed_twice_do_not_matter(tmp_path, caplog):
+    images = dynamic()
+    exports.save(images, tmp_path / "a")
+    copy = exports.write(images[1], tmp_path / "b" / "copy.dcm")
+    copy.write_bytes(copy.read_bytes()[:-10])
+    assert_aligned(read_series([tmp_path, tmp_path / "a"]), volumes())
+    assert f"Ignored a copy that cannot be read: {copy}" in caplog.text
+
+
 def test_a_slice_too_many_is_named(tmp_path):
     images = dynamic()
     twice = copy.deepcopy(images[3])

@@ -206,6 +206,45 @@ def test_stacks_that_are_turned_by_more_than_a_head_are_a_warning(tmp_path, turn
     assert [f"by up to {turn} degrees" in warning for warning in series.warnings] == [True] * (turn == 10)
 
 
+def turned(degrees):
+    grid = AFFINE.copy()
+    grid[:3, :3] = Rotation.from_euler("x", degrees, degrees=True).as_matrix() @ AFFINE[:3, :3]
+    return grid
+
+
+def later(images, number, study):
+    """Move images to another series of the study of other images, after these."""
+    for image in images:
+        image.StudyInstanceUID, image.FrameOfReferenceUID = study[0].StudyInstanceUID, study[0].FrameOfReferenceUID
+        image.SeriesInstanceUID, image.SeriesNumber = f"1.2.{number}", number
+        image.AcquisitionTime = f"1{number}{image.AcquisitionTime[2:]}"
+    return images
+
+
+def test_a_shorter_run_that_is_tilted_is_not_aligned_with_a_longer_one(tmp_path):
+    images = series_of(TIMES, [AFFINE] * 4)
+    images += later(series_of(TIMES[:2], [turned(3)] * 2, volumes(2, seed=5)), 2, images)
+    series = read_series(exports.save(images, tmp_path))
+    assert_aligned(series, volumes())
+    assert len(series.warnings) == 1 and "2 'bold_moco'" in series.warnings[0]
+
+
+def test_single_volumes_of_another_orientation_do_not_compete_with_a_series(tmp_path):
+    images = series_of(TIMES[:3], [AFFINE] * 3, volumes(3))
+    for number, degrees in ((2, 20), (3, 23)):
+        images += later(series_of(TIMES[:1], [turned(degrees)], volumes(1, seed=number)), number, images)
+    assert_aligned(read_series(exports.save(images, tmp_path)), volumes(3))
+
+
+def test_single_volumes_that_are_called_differently_and_tilted_are_not_aligned_unasked(tmp_path):
+    images = series_of(TIMES[:2], [AFFINE, turned(3)], volumes(2))
+    divide(images)
+    for image in images:
+        image.SeriesDescription = ("ax", "ax oblique")[int(image.SeriesNumber)]
+    refused(exports.save(images, tmp_path), "expected a series with at least two timepoints", "--series-description")
+    assert_aligned(read_series(tmp_path, description="ax*"), volumes(2))
+
+
 @pytest.mark.parametrize("distance_mm", [38.5, 100])
 @pytest.mark.parametrize("number", [2, 3])
 @pytest.mark.parametrize("missing", [0, 1])

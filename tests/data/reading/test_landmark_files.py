@@ -35,7 +35,9 @@ def listed(folder, names, ending=".csv"):
         (["sub-3_ses-1_run-2", "sub-3_ses-2_run-1"], ["ses-1_run-2", "ses-2_run-1"]),
         (["t00", "t01"], ["before_v1", "later_v1"]),
         (["t00", "t01"], ["a", "b"]),
+        (["scan_20200105", "scan_20210301"], ["2020-01-05", "2021-03-01"]),
         (["four_dimensions"], ["0", "1", "2"]),
+        (["four_dimensions"], ["00", "10", "20", "30"]),
         ([], ["1", "2", "3"]),
     ],
 )
@@ -110,7 +112,12 @@ def test_many_point_files_with_other_names_are_one_warning(tmp_path, caplog):
     for name in ("Landmarks_0.csv", "Landmarks_1.csv", "points.csv"):
         (tmp_path / name).touch()
     assert listed(tmp_path, []) == []
-    message = (
-        f"{tmp_path / 'Landmarks_0.csv'}: ignored with 1 similar names, as landmarks are expected in landmarks_0.csv"
-    )
+    message = f"{tmp_path / 'Landmarks_0.csv'} and 1 more: ignored, as landmarks are expected in landmarks_0.csv"
     assert [record.getMessage() for record in caplog.records] == [f"{message}; rename it"]
+
+
+@pytest.mark.parametrize("scans", [["pre", "dyn1", "dyn2"], ["t0", "t2", "t3"]])
+def test_numbers_that_are_those_of_other_scans_are_refused(tmp_path, scans):
+    write_scans(tmp_path, scans)
+    with pytest.raises(InputError, match="expected landmark files numbered as the scans are"):
+        listed(tmp_path, ["0", "1", "2"])

@@ -114,9 +114,27 @@ def test_scans_out_of_order_or_of_two_patients_are_named(tmp_path):
 
     assert warnings((0, 1, 2)) == ()
     (late,) = warnings((0, 2, 1))
-    assert "t1.nii.gz: expected a scan after" in late and "t2.nii.gz, got one acquired 60 s earlier" in late
+    assert "t1.nii.gz: expected a scan after" in late and "t2.nii.gz, got an acquisition 60 s earlier" in late
+    assert warnings((0, 1, 2), ("A", "A ", "")) == ()
     (other,) = warnings((0, 1, 2), ("A", "A", "B"))
     assert "t2.nii.gz: expected the patient of" in other and "t1.nii.gz, 'A', got 'B'" in other
+
+
+@pytest.mark.parametrize(
+    "sidecars",
+    [
+        [{"TriggerDelayTime": t} for t in (600, 700, 0, 100)],
+        [{"AcquisitionTime": f"10:00:0{t}"} for t in (2, 4, 1)],
+    ],
+)
+def test_phases_may_be_listed_from_any_time_of_the_cycle(tmp_path, sidecars):
+    files = [scan(tmp_path / f"t{k}.nii.gz", content, value=k) for k, content in enumerate(sidecars)]
+    assert read_series(files).warnings == ()
+
+
+def test_dates_and_times_of_day_are_not_mixed(tmp_path):
+    moments = [{"AcquisitionDateTime": "2025-03-01T10:00:00"}, {"AcquisitionTime": "10:01:00"}]
+    assert times_of_files([scan(tmp_path / f"t{k}.nii.gz", content) for k, content in enumerate(moments)]) is None
 
 
 def test_a_frame_time_of_1_without_a_unit_is_none(tmp_path):

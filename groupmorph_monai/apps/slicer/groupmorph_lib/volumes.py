@@ -14,8 +14,8 @@ _SECONDS = {"s": 1.0, "ms": 1e-3}  # units of the index values of a sequence
 
 def write_times(files: Sequence[str], values: Sequence[str], unit: str) -> None:
     """Write the index values of a sequence as times to the sidecars of its volumes; nothing if its unit is not one of
-    time."""
-    if unit not in _SECONDS:
+    time, or if they only count the volumes, as those of volumes that a user adds to a sequence."""
+    if unit not in _SECONDS or [float(value) for value in values] == list(range(len(values))):
         return
     for file, value in zip(files, values):
         content = {"FrameTimesStart": [float(value) * _SECONDS[unit]]}
