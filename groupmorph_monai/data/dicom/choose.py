@@ -157,7 +157,9 @@ def _longest(stacks: Sequence[Stack], pattern: str | None) -> list[Stack]:
             logger.warning("Aligning dissimilar series, as selected by their descriptions: %s", _list(together))
         return together
     series = {stack.source.series for stack in order[0]}
-    rivals = [group for group in order[1:] if not pattern or any(stack.source.series in series for stack in group)]
+    rivals = [group for group in order[1:] if _is_parallel(group)]
+    if pattern:
+        rivals = [group for group in order[1:] if any(stack.source.series in series for stack in group)]
     unclear = [order[0], *rivals] if rivals and _count(order[0]) < _CLEARLY_LONGER * _count(rivals[0]) else []
     if not pattern and sum(stack.timepoints > 1 for stack in order[0]) > 1:
         unclear = order  # runs of one protocol
@@ -183,19 +185,16 @@ def _parallel(stacks: Sequence[Stack]) -> list[list[Stack]]:
 
 def _planned_again(groups: Sequence[list[Stack]]) -> list[list[Stack]]:
     """Join groups of single volumes that differ only in orientation and in numbers of their descriptions, as where each
-    timepoint was planned again.
-
-    Where some volumes are parallel, others of as many orientations are no group of their own.
-    """
+    timepoint was planned again."""
     singles = {group[0]: group for group in groups if all(stack.timepoints == 1 for stack in group)}
-    joined = [
-        [singles[first] for first in firsts]
-        for firsts in alike([*singles], lambda stack: (stack.likeness, frozenset(stack.words)))
-    ]
-    if any(_count(group) > 1 for group in groups):
-        joined = [parts for parts in joined if any(len(part) > 1 for part in parts)]
+    joined = alike([*singles], lambda stack: (stack.likeness, frozenset(stack.words)))
     several = [group for group in groups if group[0] not in singles]
-    return [*several, *([stack for part in parts for stack in part] for parts in joined)]
+    return [*several, *([stack for first in firsts for stack in singles[first]] for firsts in joined)]
+
+
+def _is_parallel(group: Sequence[Stack]) -> bool:
+    """Check whether a group has two parallel volumes, unlike separate scans of as many orientations."""
+    return _count(group) > len({stack.source.raster.orientation for stack in group})
 
 
 def _joined(groups: Sequence[Sequence[Stack]]) -> list[Sequence[Stack]]:

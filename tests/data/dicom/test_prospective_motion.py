@@ -236,6 +236,14 @@ def test_single_volumes_of_another_orientation_do_not_compete_with_a_series(tmp_
     assert_aligned(read_series(exports.save(images, tmp_path)), volumes(3))
 
 
+def test_timepoints_that_were_planned_again_are_more_than_a_pair_of_maps(tmp_path):
+    grids = affines(1)
+    images = series_of(TIMES, grids)
+    divide(images)
+    maps = series_of(TIMES[:2], [AFFINE] * 2, volumes(2, seed=5), SequenceName="map")
+    check(exports.save(images + later(maps, 5, images), tmp_path), grids)
+
+
 def test_single_volumes_that_are_called_differently_and_tilted_are_not_aligned_unasked(tmp_path):
     images = series_of(TIMES[:2], [AFFINE, turned(3)], volumes(2))
     divide(images)
