@@ -237,7 +237,7 @@ def test_single_volumes_of_another_orientation_do_not_compete_with_a_series(tmp_
 
 
 def test_timepoints_that_were_planned_again_are_more_than_a_pair_of_maps(tmp_path):
-    grids = affines(1)
+    grids = [turned(degrees) for degrees in (0, 1, 2, 3)]
     images = series_of(TIMES, grids)
     divide(images)
     maps = series_of(TIMES[:2], [AFFINE] * 2, volumes(2, seed=5), SequenceName="map")
