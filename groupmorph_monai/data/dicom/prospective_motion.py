@@ -134,7 +134,17 @@ def gaps_mm(planes: Sequence[Plane]) -> np.ndarray:
 
 def _complete(volumes: Sequence[Sequence[Plane]]) -> bool:
     same_size = len({len(volume) for volume in volumes}) == 1
-    return same_size and all(evenly_spaced(volume) and may_show_same_anatomy(volume, volumes[0]) for volume in volumes)
+    return same_size and all(map(evenly_spaced, volumes)) and _overlap(volumes)
+
+
+def _overlap(volumes: Sequence[Sequence[Plane]]) -> bool:
+    """Check whether volumes may show the same anatomy, each as one of those that may show that of the first: motion
+    accumulates."""
+    joined, rest = [0], list(range(1, len(volumes)))
+    for k in joined:  # grows meanwhile
+        joined += [n for n in rest if may_show_same_anatomy(volumes[n], volumes[k])]
+        rest = [n for n in rest if n not in joined]
+    return not rest
 
 
 def may_show_same_anatomy(planes: Sequence[Plane], reference_planes: Sequence[Plane]) -> bool:

@@ -171,7 +171,8 @@ def alike(stacks: Sequence[Stack], key: Callable[[Stack], Hashable]) -> list[lis
     groups: defaultdict[Hashable, list[list[Stack]]] = defaultdict(list)
     for stack in sorted(stacks, key=_moment):
         candidates = groups[key(stack)]
-        group = next((group for group in candidates if _may_be_timepoints(stack, group[0])), None)
+        # Motion accumulates, so each is compared with all before it.
+        group = next((g for g in candidates if any(_may_be_timepoints(stack, earlier) for earlier in g)), None)
         if group is None:
             candidates.append([stack])
         else:

@@ -206,6 +206,18 @@ def test_stacks_that_are_turned_by_more_than_a_head_are_a_warning(tmp_path, turn
     assert [f"by up to {turn} degrees" in warning for warning in series.warnings] == [True] * (turn == 10)
 
 
+@pytest.mark.parametrize("one_series", [True, False])
+def test_a_drift_by_more_than_half_a_field_of_view_in_all(tmp_path, one_series):
+    """Each timepoint is compared with the ones before it."""
+    grids = [turned(degrees) for degrees in (0, 1, 2, 3)]
+    for k, grid in enumerate(grids):
+        grid[2, 3] += 0.2 * k * SIZE[2] * AFFINE[2, 2]
+    images = series_of(TIMES, grids)
+    if not one_series:
+        divide(images)
+    check(exports.save(images, tmp_path), grids)
+
+
 def turned(degrees):
     grid = AFFINE.copy()
     grid[:3, :3] = Rotation.from_euler("x", degrees, degrees=True).as_matrix() @ AFFINE[:3, :3]
