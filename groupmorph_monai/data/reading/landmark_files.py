@@ -34,11 +34,10 @@ def landmark_files(folder: Path, description: str | None) -> list[str]:
     files = sorted(sorted(folder.glob(f"{_PREFIX}*")), key=natural_order)
     scans = [image_stem(scan.name) for scan in (folder_files(folder, description) if files and images(folder) else [])]
     names = [file.stem.removesuffix(".mrk").removeprefix(_PREFIX) for file in files]
-    if len(set(names)) == len(files) and set(scans) == set(names):
-        files = [files[names.index(scan)] for scan in scans]
-    elif len({*_digits(names)}) == len(files) and {*_digits(names)} == {*_digits(scans)}:  # as of dates
-        files = [files[_digits(names).index(digits)] for digits in _digits(scans)]
-    elif common := [scan for scan in scans if scan in names]:
+    for own, of_scans in ((names, scans), (_digits(names), _digits(scans))):  # the digits of dates
+        if len(set(own)) == len(own) and sorted(own) == sorted(of_scans):
+            return [str(files[own.index(scan)]) for scan in of_scans]
+    if common := [scan for scan in scans if scan in names]:
         raise InputError(
             f"{folder}: expected landmarks_NAME for every scan, as for {common[0]}, got "
             f"{', '.join(file.name for file in files)} for the scans {', '.join(scans)}; correct the names"

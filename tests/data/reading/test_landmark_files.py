@@ -116,6 +116,11 @@ def test_many_point_files_with_other_names_are_one_warning(tmp_path, caplog):
     assert [record.getMessage() for record in caplog.records] == [f"{message}; rename it"]
 
 
+def test_two_scans_with_the_digits_of_one_file_do_not_share_it(tmp_path):
+    write_scans(tmp_path, ["a1", "b1", "c2"])
+    assert listed(tmp_path, ["1", "2"]) == ["1", "2"]  # the reader asks for the third
+
+
 @pytest.mark.parametrize("scans", [["pre", "dyn1", "dyn2"], ["t0", "t2", "t3"]])
 def test_numbers_that_are_those_of_other_scans_are_refused(tmp_path, scans):
     write_scans(tmp_path, scans)
