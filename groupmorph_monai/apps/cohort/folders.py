@@ -87,7 +87,7 @@ class CohortFolder:
         """
         for name, start in _STARTS.items():
             path = self.root / name
-            if path.is_file() and not path.read_bytes().startswith(start.encode()):
+            if path.is_file() and _start_of(path, len(start)) != start.encode():
                 raise InputError(
                     f"--output: expected no file that a study would replace, got {path}, which none wrote; move it, or "
                     "choose another folder"
@@ -153,6 +153,11 @@ class CohortFolder:
         folder = self.failed(status["name"])
         folder.mkdir(parents=True, exist_ok=True)
         write_status(folder, status)
+
+
+def _start_of(path: Path, length: int) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(length)
 
 
 def write_status(folder: Path, status: Status) -> None:

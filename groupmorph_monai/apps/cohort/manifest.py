@@ -49,12 +49,12 @@ def read_manifest(manifest: str | Path, output: str | Path, common_reference: st
         InputError: If any line is invalid. Several mistakes are first printed to standard error, one per line.
     """
     rows = _rows(Path(manifest))
-    number, header = next(rows, (1, []))
+    number, header = rows[0] if rows else (1, [])
     if mistake := _header_mistake(header):
         raise InputError(f"{manifest}: line {number}: {mistake}")
     series, mistakes = [], []
     first_lines: dict[object, int] = {}  # number of the first line with a name, or with the same scans and options
-    for number, cells in rows:
+    for number, cells in rows[1:]:
         try:
             values = _named(header, cells)
             if (first := first_lines.setdefault(values["name"].casefold(), number)) != number:
@@ -78,7 +78,7 @@ def read_manifest(manifest: str | Path, output: str | Path, common_reference: st
     return series
 
 
-def _rows(manifest: Path) -> Iterator[tuple[int, list[str]]]:
+def _rows(manifest: Path) -> list[tuple[int, list[str]]]:
     """Read line numbers and cells, without empty lines and comments (``#``)."""
     try:
         text = read_text(manifest)
@@ -93,7 +93,7 @@ def _rows(manifest: Path) -> Iterator[tuple[int, list[str]]]:
         ) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{manifest}: expected a tab-separated table in UTF-8, got {error}; convert it") from error
-    return iter([(number, cells) for number, cells in rows if any(cells) and not cells[0].startswith("#")])
+    return [(number, cells) for number, cells in rows if any(cells) and not cells[0].startswith("#")]
 
 
 @contextmanager

@@ -157,9 +157,11 @@ def _longest(stacks: Sequence[Stack], pattern: str | None) -> list[Stack]:
             logger.warning("Aligning dissimilar series, as selected by their descriptions: %s", _list(together))
         return together
     series = {stack.source.series for stack in order[0]}
-    rivals = [group for group in order[1:] if _is_parallel(group)]
-    if pattern:
-        rivals = [group for group in order[1:] if any(stack.source.series in series for stack in group)]
+    rivals = [
+        group
+        for group in order[1:]
+        if (any(stack.source.series in series for stack in group) if pattern else _is_parallel(group))
+    ]
     unclear = [order[0], *rivals] if rivals and _count(order[0]) < _CLEARLY_LONGER * _count(rivals[0]) else []
     if not pattern and sum(stack.timepoints > 1 for stack in order[0]) > 1:
         unclear = order  # runs of one protocol
