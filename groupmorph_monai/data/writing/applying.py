@@ -22,6 +22,7 @@ from ..reading.readers import read_image
 from ..reading.signature import check_itk_path
 from ..series import LONGEST_MM, Frame
 from ..series_checks import boxes_overlap
+from .apply_record import RECORD, check_replaceable, read_record, record_entry, write_record
 from .earlier_result import listed_result
 from .fields import read_field, resampling_grid, write_field
 from .itk_transforms import is_itk_transform, write_itk_transform
@@ -150,12 +151,13 @@ def apply_field_to_files(
         format, labels and properties.
 
     Raises:
-        InputError: If two results would have the same name, or a result would replace an input or a file of a
-            registration.
+        InputError: If two results would have the same name, or a result would replace another file than an earlier
+            result of this function.
     """
     targets = [Path(output_dir) / _result_name(Path(file).name) for file in files]
     _check_targets([field_path, *files], files, targets)
     with atomic_folder(output_dir) as folder:
+        record = read_record(Path(output_dir))
         for file, target in zip(files, targets):
             if is_markups(file):
                 map_markups(file, partial(apply_field_to_points, field_path, name=file), folder / target.name)
@@ -163,6 +165,8 @@ def apply_field_to_files(
                 write_points(apply_field_to_points(field_path, read_points(file), file), folder / target.name)
             else:
                 write_image(apply_field(field_path, file, nearest), folder / target.name)
+            record[target.name] = record_entry(field_path, file, folder / target.name)
+        write_record(record, folder)
     return targets
 
 
@@ -257,6 +261,8 @@ def _check_targets(inputs: Sequence[str | Path], files: Sequence[str | Path], ta
     registration = listed_result(targets[0].parent) if targets else set()
     for number, target in enumerate(targets):
         check_file_name(target)
+        if target.name == RECORD:
+            raise InputError(f"{files[number]}: expected another name than that of the record of results; rename it")
         for file in inputs:
             if target.exists() and Path(file).exists() and target.samefile(file):
                 raise InputError(f"--output: {target} would replace the input {file}; choose another folder")
@@ -269,3 +275,4 @@ def _check_targets(inputs: Sequence[str | Path], files: Sequence[str | Path], ta
                 f"{files[number]}: expected a unique name, got one whose result {target} is also that of "
                 f"{files[targets.index(target)]}; apply the field to them separately, with two output folders"
             )
+    check_replaceable(targets)

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -158,7 +159,8 @@ def test_every_file_that_is_moved_keeps_its_name(study):
     files = [study / name for name in ("scan.t1.nii.gz", "scan.t2.nii.gz", "p.csv")]
     targets = apply_field_to_files(study / "out" / "ddf_01.nii.gz", files, study / "there")
     assert targets == [study / "there" / file.name for file in files]
-    assert sorted(path.name for path in (study / "there").iterdir()) == sorted(file.name for file in files)
+    written = {path.name for path in (study / "there").iterdir()}
+    assert written == {".groupmorph_apply.json", *(file.name for file in files)}
     assert read_points(targets[2]) == pytest.approx(
         apply_field_to_points(study / "out" / "ddf_01.nii.gz", np.full((2, 3), 5.0))
     )
@@ -213,6 +215,36 @@ def test_a_file_of_a_registration_is_not_replaced(study):
     (study / "mean.nii").write_bytes((study / "scan.t1.nii.gz").read_bytes())
     with pytest.raises(InputError, match="would replace a file of the registration"):
         apply_field_to_files(study / "out" / "ddf_01.nii.gz", [study / "mean.nii"], study / "out")
+
+
+def test_only_unchanged_results_are_replaced(study):
+    field, there = study / "out" / "ddf_01.nii.gz", study / "there"
+    there.mkdir()
+    mine = there / "p.csv"
+    mine.write_text("mine", encoding="utf-8")
+    with pytest.raises(InputError, match="p.csv would replace a file that 'apply' did not write"):
+        apply_field_to_files(field, [study / "p.csv"], there)
+    assert sorted(there.iterdir()) == [mine] and mine.read_text(encoding="utf-8") == "mine"
+    mine.unlink()
+
+    apply_field_to_files(field, [study / "p.csv"], there)
+    apply_field_to_files(field, [study / "scan.t1.nii.gz"], there)
+    record = read_json(there / ".groupmorph_apply.json")
+    assert {name: Path(entry["input"]).name for name, entry in record.items()} == {
+        "p.csv": "p.csv",
+        "scan.t1.nii.gz": "scan.t1.nii.gz",
+    }
+    other = study / "out" / "inverse_ddf_01.nii.gz"
+    first = mine.read_bytes()
+    apply_field_to_files(other, [study / "p.csv"], there)  # a result of an earlier run
+    assert mine.read_bytes() != first and read_json(there / ".groupmorph_apply.json")["p.csv"]["field"] == str(other)
+
+    mine.write_text("edited", encoding="utf-8")
+    with pytest.raises(InputError, match="or that was changed since"):
+        apply_field_to_files(field, [study / "p.csv"], there)
+    (there / ".groupmorph_apply.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(InputError, match="groupmorph_apply.json: expected the record"):
+        apply_field_to_files(field, [study / "scan.t1.nii.gz"], there)
 
 
 def test_several_files_are_all_moved_or_none(study):

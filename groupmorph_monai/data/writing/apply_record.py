@@ -1,0 +1,60 @@
+"""Record of the files that `apply_field_to_files` wrote to a folder, which it may therefore replace."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from ...errors import InputError
+from ..reading.signature import read_text
+
+RECORD = ".groupmorph_apply.json"
+
+
+def check_replaceable(targets: Iterable[Path]) -> None:
+    """Check that results replace only earlier results that have not been changed since.
+
+    Raises:
+        InputError: If one would replace another file.
+    """
+    for target in targets:
+        written = read_record(target.parent).get(target.name, {}).get("sha256")
+        if os.path.lexists(target) and not (target.is_file() and _digest(target) == written):
+            raise InputError(
+                f"--output: {target} would replace a file that 'apply' did not write, or that was changed since; "
+                "choose another folder"
+            )
+
+
+def read_record(folder: Path) -> dict[str, dict[str, str]]:
+    """Read what was applied to each result, by its name; empty if there is no record.
+
+    Raises:
+        InputError: If the file is not a record.
+    """
+    path = folder / RECORD
+    try:
+        record = json.loads(read_text(path))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict) or not all(isinstance(entry, dict) for entry in record.values()):
+        raise InputError(f"{path}: expected the record of an earlier 'apply', got another file; choose another folder")
+    return record
+
+
+def record_entry(field: str | Path, file: str | Path, result: Path) -> dict[str, str]:
+    """Describe a result: the field and the file that it was applied to, and a hash of what was written."""
+    return {"field": str(Path(field).resolve()), "input": str(Path(file).resolve()), "sha256": _digest(result)}
+
+
+def write_record(record: Mapping[str, Mapping[str, str]], folder: Path) -> None:
+    """Write what was applied to each result, by its name."""
+    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
