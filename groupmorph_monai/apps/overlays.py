@@ -14,7 +14,7 @@ from .settings import SETTINGS
 
 _SWITCH = re.compile(r"\$not @(\w+)")
 _OF_THE_ALIGNMENT = {"initial_alignment_voxels", "initial_alignment_iterations"}  # settings of its optimisation
-_OF_THE_PREDICTION = {"network_std_factor", "posterior_smoothing_voxels"}  # settings without effect on refined motion
+_OF_THE_DRAWS = {"network_std_factor", "posterior_smoothing_voxels"}  # settings of draws from the network's posterior
 # Folders of mutually exclusive overlays, with the options that select them.
 _ALTERNATIVES = {
     "effort": " (--effort and --no-refine select from effort/)",
@@ -100,8 +100,8 @@ def check_used(
     used = used_names(files, values)
     if setting_value(values, "initial_alignment") not in ("affine", "rigid"):
         used -= _OF_THE_ALIGNMENT
-    if "refinement" in used:
-        used -= _OF_THE_PREDICTION
+    if "refinement" in used or ("std_draws" in values and not setting_value(values, "std_draws")):
+        used -= _OF_THE_DRAWS
     for name in settings:
         if name not in used:
             raise InputError(

@@ -152,6 +152,7 @@ def test_prior_of_a_model_with_its_own(model, refused):
         ("register", ["--set", "static_share=0.1", "--no-refine"]),
         ("register", ["--set", "network_std_factor=2", "--std", "2"]),
         ("register", ["--set", "posterior_smoothing_voxels=2"]),
+        ("register", ["--set", "network_std_factor=2", "--no-refine"]),
         ("register", ["--set", "initial_alignment_voxels=[10,20]", "--initial", "none"]),
         ("evaluate", ["--set", "initial_alignment_iterations=1", "--set", "initial_alignment=none"]),
         ("train", ["--set", "motion_voxels=3", "--overlay", "modes/surfaces"]),

@@ -118,7 +118,7 @@ def folder_files(folder: Path, description: str | None = None) -> list[Path]:
             f"{folder}: expected image files (DICOM, NIfTI, MHA, NRRD){named}, found none; check the path and its files"
         )
     files = sorted(files, key=natural_order)
-    times = times_of_files(files) if len(files) > 1 else None
+    times = times_of_files([sidecar(path) for path in files]) if len(files) > 1 else None
     return files if times is None else [files[k] for k in np.argsort(times)]
 
 

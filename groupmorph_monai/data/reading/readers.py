@@ -124,19 +124,19 @@ def _from_files(files: Sequence[str | Path], storage: Storage) -> Series:
     if first.data.ndim == 4:
         volumes = [(first, first.data[..., t]) for t in range(first.data.shape[3])]
     frames = [Frame(np.ascontiguousarray(data), file.affine, file.path, header=file.header) for file, data in volumes]
-    frame_time = first.frame_time
+    frame_time, sidecars = first.frame_time, [sidecar(file.path) for file in loaded]
     if first.data.ndim == 4:
         frame_time_s = frame_time and frame_time * time_unit_s(first.header)
-        times = times_of_volumes(first.path, len(frames), frame_time_s)
+        times = times_of_volumes(first.path, sidecars[0], len(frames), frame_time_s)
         step_s = even_step(times)
         if frame_time_s and (step_s is None or not math.isclose(frame_time_s, step_s, rel_tol=0.01)):
             frame_time = None  # contradicted by the sidecar
     else:
-        times = times_of_files(files)
-        warnings += contradictions(files, times)
-        if times is None and (untimed := without_time(files)):
-            logger.warning("%s: its sidecar states no acquisition time, so all times are ignored", untimed)
-    description = str(sidecar(first.path).get("SeriesDescription", ""))
+        times = times_of_files(sidecars)
+        warnings += contradictions(files, sidecars, times)
+        if times is None and (untimed := without_time(sidecars)) is not None:
+            logger.warning("%s: its sidecar states no acquisition time, so all times are ignored", files[untimed])
+    description = str(sidecars[0].get("SeriesDescription", ""))
     return Series(tuple(frames), frame_time, times, description, warnings=tuple(warnings))
 
 
@@ -253,10 +253,11 @@ def states_times(series: str | Path | Sequence[str | Path], description: str | N
         return not _are_dirlab(paths)
     files = _image_files(paths, description)
     if len(files) > 1:
-        return times_of_files(files) is not None
+        return times_of_files([sidecar(file) for file in files]) is not None
     try:
         file = str(files[0])
-        return times_of_volumes(file, len(_header_grids(file)), _format(file).frame_time_s(file)) is not None
+        frame_time_s = _format(file).frame_time_s(file)
+        return times_of_volumes(file, sidecar(file), len(_header_grids(file)), frame_time_s) is not None
     except Exception:  # every library has its own exceptions
         return True
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from .signature import read_text
 
+Sidecar = Mapping[str, Any]
 logger = logging.getLogger(__name__)
 _LARGEST = 1e12  # maximum absolute value of a time
 _DAY_S = 86400
@@ -31,7 +32,7 @@ def even_step(times_s: Sequence[float] | None) -> float | None:
     return float(steps.mean().round(6))
 
 
-def sidecar(image: str | Path) -> dict[str, Any]:
+def sidecar(image: str | Path) -> Sidecar:
     """Read the ``.json`` next to an image; empty if there is none."""
     path = Path(image)
     json_file = path.with_name(path.name.removesuffix(".gz")).with_suffix(".json")
@@ -48,7 +49,9 @@ def sidecar(image: str | Path) -> dict[str, Any]:
     return content
 
 
-def times_of_volumes(image: str | Path, number: int, frame_time_s: float | None = None) -> tuple[float, ...] | None:
+def times_of_volumes(
+    image: str | Path, content: Sidecar, number: int, frame_time_s: float | None = None
+) -> tuple[float, ...] | None:
     """Determine the times of the volumes of a 4D image in seconds since the first one.
 
     They come from a list of onsets (``FrameTimesStart`` of PET, ``VolumeTiming``), the frame time, or the repetition
@@ -56,10 +59,11 @@ def times_of_volumes(image: str | Path, number: int, frame_time_s: float | None 
     write as the frame time).
 
     Args:
+        image: the image, for messages.
+        content: its sidecar.
         number: number of volumes.
         frame_time_s: frame time in the header of the image.
     """
-    content = sidecar(image)
     for name in ("FrameTimesStart", "VolumeTiming"):
         values = _numbers(content.get(name))
         if len(values) == number and all(np.diff(values) > 0):
@@ -74,13 +78,12 @@ def times_of_volumes(image: str | Path, number: int, frame_time_s: float | None 
     return _from_first((frame_time_s * np.arange(number)).tolist()) if frame_time_s and frame_time_s > 0 else None
 
 
-def times_of_files(images: Sequence[str | Path]) -> tuple[float, ...] | None:
-    """Determine the times of 3D images in seconds since the first one, in their order.
+def times_of_files(contents: Sequence[Sidecar]) -> tuple[float, ...] | None:
+    """Determine the times of 3D images in seconds since the first one, in the order of their sidecars.
 
     They come from the first of acquisition time, trigger delay (in ms, as written by dcm2niix) and frame time that all
     sidecars contain and that differs between all scans.
     """
-    contents = [sidecar(image) for image in images]
     for read in (_moment_s, _time_of_day_s, _trigger_s, _frame_s):
         values = past_midnight([value for content in contents if (value := read(content)) is not None])
         if len(contents) == len(values) == len(set(values)) > 1:
@@ -88,11 +91,14 @@ def times_of_files(images: Sequence[str | Path]) -> tuple[float, ...] | None:
     return None
 
 
-def contradictions(images: Sequence[str | Path], times_s: Sequence[float] | None) -> list[str]:
+def contradictions(
+    images: Sequence[str | Path], contents: Sequence[Sidecar], times_s: Sequence[float] | None
+) -> list[str]:
     """Describe sidecars that contradict a list of scans of one patient in temporal order, one per line.
 
     Args:
         images: the scans.
+        contents: their sidecars.
         times_s: their times, if known.
     """
     warnings = []
@@ -103,7 +109,7 @@ def contradictions(images: Sequence[str | Path], times_s: Sequence[float] | None
             f"{images[late]}: expected a scan after {images[late - 1]}, got an acquisition {-steps_s[late - 1]:g} s "
             "earlier in the sidecar; list the scans in temporal order, or ignore this if they are of several days"
         )
-    names = ((str(sidecar(image).get("PatientID") or "").strip(), image) for image in images)
+    names = ((str(content.get("PatientID") or "").strip(), image) for content, image in zip(contents, images))
     patients = {name: image for name, image in names if name}
     if len(patients) > 1:
         (first, one), (second, other), *_ = patients.items()
@@ -114,10 +120,10 @@ def contradictions(images: Sequence[str | Path], times_s: Sequence[float] | None
     return warnings
 
 
-def without_time(images: Sequence[str | Path]) -> str | Path | None:
-    """Return the first image whose sidecar states no acquisition time although another one's does, or None."""
-    timed = [_acquisition_s(sidecar(image)) is not None for image in images]
-    return images[timed.index(False)] if any(timed) and not all(timed) else None
+def without_time(contents: Sequence[Sidecar]) -> int | None:
+    """Return the index of the first sidecar without acquisition time although another one states it, or None."""
+    timed = [_acquisition_s(content) is not None for content in contents]
+    return timed.index(False) if any(timed) and not all(timed) else None
 
 
 def past_midnight(values: Sequence[float]) -> list[float]:
@@ -129,16 +135,16 @@ def past_midnight(values: Sequence[float]) -> list[float]:
     return [value + _DAY_S * (value <= ordered[int(gaps.argmax())]) for value in values]
 
 
-def _acquisition_s(content: Mapping[str, Any]) -> float | None:
+def _acquisition_s(content: Sidecar) -> float | None:
     moment = _moment_s(content)
     return _time_of_day_s(content) if moment is None else moment
 
 
-def _moment_s(content: Mapping[str, Any]) -> float | None:
+def _moment_s(content: Sidecar) -> float | None:
     return _seconds(str(content.get("AcquisitionDateTime", "")))
 
 
-def _time_of_day_s(content: Mapping[str, Any]) -> float | None:
+def _time_of_day_s(content: Sidecar) -> float | None:
     return _seconds(f"1970-01-01T{content.get('AcquisitionTime', '')}")
 
 
@@ -151,11 +157,11 @@ def _seconds(moment: str) -> float | None:
     return (time.replace(tzinfo=None) - datetime(1970, 1, 1) - (time.utcoffset() or timedelta())).total_seconds()
 
 
-def _trigger_s(content: Mapping[str, Any]) -> float | None:
+def _trigger_s(content: Sidecar) -> float | None:
     return next((value / 1000 for value in _numbers(content.get("TriggerDelayTime"))), None)
 
 
-def _frame_s(content: Mapping[str, Any]) -> float | None:
+def _frame_s(content: Sidecar) -> float | None:
     return next(iter(_numbers(content.get("FrameTimesStart"))), None)
 
 

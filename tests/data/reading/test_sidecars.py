@@ -60,7 +60,7 @@ def test_times_of_3d_files(tmp_path, sidecars, times, caplog):
     files = [scan(tmp_path / f"t{k}.nii.gz", sidecar, value=k) for k, sidecar in enumerate(sidecars)]
     expected = None if times is None else pytest.approx(times)
     caplog.clear()
-    assert times_of_files(files) == expected and read_series(files).times_s == expected
+    assert times_of_files([sidecar(file) for file in files]) == expected and read_series(files).times_s == expected
     partly = times is None and len({json.dumps(sidecar) for sidecar in sidecars}) > 1
     assert ("states no acquisition time, so all times are ignored" in caplog.text) == partly
 
@@ -134,7 +134,8 @@ def test_phases_may_be_listed_from_any_time_of_the_cycle(tmp_path, sidecars):
 
 def test_dates_and_times_of_day_are_not_mixed(tmp_path):
     moments = [{"AcquisitionDateTime": "2025-03-01T10:00:00"}, {"AcquisitionTime": "10:01:00"}]
-    assert times_of_files([scan(tmp_path / f"t{k}.nii.gz", content) for k, content in enumerate(moments)]) is None
+    files = [scan(tmp_path / f"t{k}.nii.gz", content) for k, content in enumerate(moments)]
+    assert times_of_files([sidecar(file) for file in files]) is None
 
 
 def test_a_frame_time_of_1_without_a_unit_is_none(tmp_path):
@@ -150,7 +151,14 @@ def test_a_frame_time_of_1_without_a_unit_is_none(tmp_path):
 def test_a_damaged_sidecar_is_left_aside(content, tmp_path, caplog):
     path = scan(tmp_path / "dyn.nii.gz", volumes=3)
     (tmp_path / "dyn.json").write_text(content, encoding="utf-8")
-    assert times_of_volumes(path, 3) is None and "dyn.json" in caplog.text
+    assert times_of_volumes(path, sidecar(path), 3) is None and "dyn.json" in caplog.text
+
+
+def test_a_damaged_sidecar_is_named_once(tmp_path, caplog):
+    files = [scan(tmp_path / f"t{k}.nii.gz", {"AcquisitionTime": f"10:00:0{k}"}) for k in range(3)]
+    (tmp_path / "t1.json").write_text("{", encoding="utf-8")
+    read_series(files)
+    assert sum("t1.json: ignored" in record.getMessage() for record in caplog.records) == 1
 
 
 def test_even_steps():
@@ -212,5 +220,5 @@ def test_a_side_car_that_is_a_device_is_not_read(tmp_path, caplog):
 
 def test_times_of_volumes_in_disorder_are_ignored_with_a_warning(tmp_path, caplog):
     file = scan(tmp_path / "t0.nii.gz", {"VolumeTiming": [0, 20, 10]}, volumes=3)
-    assert times_of_volumes(file, 3, 5.0) == (0, 5, 10)
+    assert times_of_volumes(file, sidecar(file), 3, 5.0) == (0, 5, 10)
     assert "VolumeTiming is ignored, as it is not 3 ascending times" in caplog.text
