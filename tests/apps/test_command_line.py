@@ -36,7 +36,7 @@ def test_a_training_on_what_a_killed_run_was_replacing_leaves_it(tmp_path):
     scan = tmp_path / "out" / "dicom" / "patient" / "scan.nii"
     scan.parent.mkdir(parents=True)
     scan.write_text("of which nothing is read", encoding="utf-8")
-    journal = tmp_path / "out" / ".commit-x"
+    journal = tmp_path / "out" / ".commit-abcd_123"
     journal.mkdir()
     (journal / ".stale.json").write_text(json.dumps(["dicom"]), encoding="utf-8")
     assert main(["train", "--dataset", str(scan.parents[1]), "--output", str(tmp_path / "out")]) == 2

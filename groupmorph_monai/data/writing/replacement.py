@@ -15,6 +15,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import sys
@@ -100,7 +101,9 @@ def _stale_names(journal: Path) -> list[str]:
 
 
 def _entries(folder: Path, prefix: str) -> list[Path]:
-    return [path for path in folder.iterdir() if path.name.startswith(prefix) and path.is_dir()]
+    """List folders that `tempfile.mkdtemp` created with this prefix."""
+    name = re.compile(re.escape(prefix) + "[a-z0-9_]{8}")
+    return [path for path in folder.iterdir() if name.fullmatch(path.name) and path.is_dir()]
 
 
 def put_in_place(staging: Path, folder: Path, stale: Iterable[str] = ()) -> None:

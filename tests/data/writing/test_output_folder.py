@@ -222,8 +222,9 @@ def test_one_run_at_a_time(tmp_path):
         claim(tmp_path)
 
     claim(tmp_path)
-    partial = tmp_path / ".partial-live"
+    partial, own = tmp_path / ".partial-abcd_123", tmp_path / ".partial-results"
     partial.mkdir()
+    own.mkdir()
     assert in_a_child(second) == 1
     assert partial.exists()
     with pytest.raises(InputError, match="that no other run writes to"):
@@ -234,7 +235,7 @@ def test_one_run_at_a_time(tmp_path):
             output_folder._claims.update(kept)
     release(tmp_path)
     assert in_a_child(second) == 0
-    assert not partial.exists()
+    assert not partial.exists() and own.exists()
 
 
 @pytest.mark.slow
@@ -321,7 +322,7 @@ def test_one_file_is_complete_or_unchanged(tmp_path):
 def test_a_journal_of_a_dead_run_is_completed(tmp_path):
     folder = tmp_path / "out"
     write(folder, OLD)
-    journal = folder / ".commit-x"
+    journal = folder / ".commit-abcd_123"
     journal.mkdir()
     for name, text in {**NEW, ".stale.json": json.dumps(STALE)}.items():
         (journal / name).write_text(text, encoding="utf-8")
@@ -335,12 +336,12 @@ def test_a_damaged_journal_removes_nothing(tmp_path, stale):
     folder, precious = tmp_path / "out", tmp_path / "precious"
     write(folder, OLD)
     precious.write_text("kept", encoding="utf-8")
-    journal = folder / ".commit-x"
+    journal = folder / ".commit-abcd_123"
     journal.mkdir()
     (journal / ".stale.json").write_text(stale, encoding="utf-8")
     with pytest.raises(InputError, match=r"stale\.json: expected a list of files"):
         claim(folder)
-    assert precious.read_text(encoding="utf-8") == "kept" and hidden(folder) == [".commit-x"]
+    assert precious.read_text(encoding="utf-8") == "kept" and hidden(folder) == [".commit-abcd_123"]
     shutil.rmtree(journal)
     claim(folder)
     release(folder)
