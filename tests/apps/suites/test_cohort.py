@@ -25,5 +25,5 @@ def test_core_hours_do_not_depend_on_the_workers():
     rows = cohort(series=500, workers=(1, 50))
     assert rows[0]["core hours"] == rows[1]["core hours"]
     # e^(0.3^2 / 2) is the mean of a log-normal variable whose median is 1; 1 % are done twice.
-    assert rows[0]["core hours"] == pytest.approx(500 * 217 * 1.046 * 1.01 * 2 / 3600, rel=0.05)
+    assert rows[0]["core hours"] == pytest.approx(500 * 348 * 1.046 * 1.01 * 2 / 3600, rel=0.05)
     assert rows[1]["hours"] > rows[0]["hours"] / 50
