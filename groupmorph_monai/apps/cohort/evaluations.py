@@ -23,8 +23,8 @@ from .checks import (
     check_apart,
     check_exist,
     check_folder_name,
-    check_kept,
-    check_options_kept,
+    check_not_overwritten,
+    check_options_not_overwritten,
     check_scans,
     folder_name,
 )
@@ -62,7 +62,7 @@ def run_evaluation(args: argparse.Namespace) -> int:
         for folder in (args.output, str(cohort.root)):
             check_place_of_study(folder, args.dataset)
     check_place_of_table(Path(args.output))
-    check_options_kept(args, cohort.root)
+    check_options_not_overwritten(args, cohort.root)
     options = {name: getattr(args, name) for name in _OPTIONS}
     overrides = {name: getattr(args, name) for name in ("weights", "spacing_mm", "series_description")}
     parser = parsed_config(*checked_run("evaluate", args.overlay, args.set, args.device, **overrides))
@@ -115,7 +115,7 @@ def _check(item: Item, reference: int | None, cohort: CohortFolder) -> None:
     check_exist("scans", files)
     for key in ("landmarks", "labels"):
         check_exist(key, item.get(key, ()))
-        check_kept(key, item.get(key, ()), cohort.root)
+        check_not_overwritten(key, item.get(key, ()), cohort.root)
     if files:
         check_apart(files, cohort.root)
         check_scans(files, item.get("description"), reference)
