@@ -5,11 +5,11 @@ import math
 import os
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from monai.bundle import ConfigParser
 
 from ...data import MakePhantomd, read_series, series_items
+from ...data.reading.datalist import Item, scans_of
 from ...data.reading.readers import header_grids
 from ...errors import InputError
 from ...evaluation.metrics_table import check_place_of_table, read_metrics, remove_table, write_metrics
@@ -43,8 +43,6 @@ _COLUMNS = (
 )
 _OPTIONS = ("overlay", "set", "device", "weights", "spacing_mm", "quiet", "verbose")
 
-Item = dict[str, Any]
-
 
 def run_evaluation(args: argparse.Namespace) -> int:
     """Measure the remaining series of a data list, and write ``metrics.csv`` and ``metrics.json``.
@@ -70,7 +68,7 @@ def run_evaluation(args: argparse.Namespace) -> int:
     settings = settings_hash(options)
     arguments = {**options, "threads": None, "command": "measure"}
     jobs = [
-        make_job(cohort, name, _files(item), {**arguments, "item": item}, settings, item)
+        make_job(cohort, name, scans_of(item), {**arguments, "item": item}, settings, item)
         for name, item in _items(args, parser, cohort).items()
     ]
 
@@ -111,7 +109,7 @@ def _items(args: argparse.Namespace, parser: ConfigParser, cohort: CohortFolder)
 
 
 def _check(item: Item, reference: int | None, cohort: CohortFolder) -> None:
-    files = _files(item)
+    files = scans_of(item)
     check_exist("scans", files)
     for key in ("landmarks", "labels"):
         check_exist(key, item.get(key, ()))
@@ -119,12 +117,6 @@ def _check(item: Item, reference: int | None, cohort: CohortFolder) -> None:
     if files:
         check_apart(files, cohort.root)
         check_scans(files, item.get("description"), reference)
-
-
-def _files(item: Item) -> list[str]:
-    """List the scans of an item, or its folder; none for a phantom."""
-    image = item.get("image", [])
-    return [image] if isinstance(image, str) else image
 
 
 def _memory_gb(parser: ConfigParser, job: Job) -> float:

@@ -181,6 +181,12 @@ def _of_split(items: Mapping[str, Sequence[Item]], split: str | None) -> list[It
     return list({_files(item): item for name in SPLITS if split in (None, name) for item in items[name]}.values())
 
 
+def scans_of(item: Item) -> list[str]:
+    """List the scans of an item, or its folder; none for a phantom."""
+    image = item.get("image", [])
+    return [image] if isinstance(image, str) else image
+
+
 def _files(item: Item) -> Files:
     """List the files of an item, with links resolved: its scans or its folder, its landmarks and its label maps."""
     values = (item.get(key, []) for key in _FILE_KEYS)
