@@ -148,8 +148,7 @@ def _check_patient(stacks: Sequence[Stack]) -> None:
 
 
 def _longest(stacks: Sequence[Stack], pattern: str | None) -> list[Stack]:
-    """Find the group of similar stacks with clearly the most timepoints, together with dissimilar ones that match a
-    pattern; empty if there are no two timepoints.
+    """Find the group with clearly the most timepoints and, with a pattern, dissimilar matches; empty if none has two.
 
     Raises:
         InputError: If the choice is ambiguous.

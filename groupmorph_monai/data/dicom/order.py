@@ -93,8 +93,7 @@ def at_the_same_time(volumes: Sequence[Volume]) -> bool:
     """Check whether any volume begins in the first half of another, as in a gated scan. Consecutive volumes may overlap
     slightly, as times are rounded.
 
-    Equal acquisition times count for CT alone, as in reconstructions of one scan; elsewhere, all images of an
-    examination may have the same one.
+    Equal acquisition times count for CT alone, as in reconstructions of one scan; others may be those of a whole study.
     """
     of_ct = volumes[0][0].source.examination.modality == "CT"
     times = [[plane.keys.get("acquisition time", np.nan) for plane in volume] for volume in volumes]
