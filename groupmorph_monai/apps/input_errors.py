@@ -1,4 +1,4 @@
-"""Invalid input ends a command with one line and exit code 2 instead of a traceback."""
+"""Recognise errors due to invalid input, which end a command with one line and exit code 2 instead of a traceback."""
 
 import errno
 import os

@@ -1,5 +1,5 @@
-"""Ctrl-C, SIGTERM and a closed terminal end a command after cleanup, with one line and the exit code that shells
-expect."""
+"""End a command after Ctrl-C, SIGTERM or a closed terminal: clean up, print one line, and exit with the code that
+shells expect."""
 
 import logging
 import signal

@@ -13,8 +13,8 @@ from .setting_values import setting_value
 from .settings import SETTINGS
 
 _SWITCH = re.compile(r"\$not @(\w+)")
-_OF_THE_ALIGNMENT = {"initial_alignment_voxels", "initial_alignment_iterations"}  # settings of its optimisation
-_OF_THE_DRAWS = {"network_std_factor", "posterior_smoothing_voxels"}  # settings of draws from the network's posterior
+_ALIGNMENT_SETTINGS = {"initial_alignment_voxels", "initial_alignment_iterations"}
+_DRAW_SETTINGS = {"network_std_factor", "posterior_smoothing_voxels"}
 # Folders of mutually exclusive overlays, with the options that select them.
 _ALTERNATIVES = {
     "effort": " (--effort and --no-refine select from effort/)",
@@ -99,9 +99,9 @@ def check_used(
     """
     used = used_names(files, values)
     if setting_value(values, "initial_alignment") not in ("affine", "rigid"):
-        used -= _OF_THE_ALIGNMENT
+        used -= _ALIGNMENT_SETTINGS
     if "refinement" in used or ("std_draws" in values and not setting_value(values, "std_draws")):
-        used -= _OF_THE_DRAWS
+        used -= _DRAW_SETTINGS
     for name in settings:
         if name not in used:
             raise InputError(

@@ -59,10 +59,9 @@ def check_place_of_study(output: str, dataset: str) -> None:
 
 
 def _listed_scans(dataset: str) -> list[str]:
-    from ..data.reading.datalist import series_items
+    from ..data.reading.datalist import scans_of, series_items
 
-    images = [item["image"] for item in series_items(dataset, None, ())]
-    return [file for image in images for file in ([image] if isinstance(image, str) else image)]
+    return [file for item in series_items(dataset, None, ()) for file in scans_of(item)]
 
 
 def _entries(folder: str) -> list[str]:

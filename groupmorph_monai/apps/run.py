@@ -21,8 +21,8 @@ from .setting_values import check_settings, named_settings, parse_settings, read
 
 # Peak memory of generating a phantom, per voxel (measured at 96 x 96 x 96 voxels).
 _PHANTOM_BYTES, _PHANTOM_BYTES_PER_TIMEPOINT = 100, 70
-_PATCH_BYTES = 16  # per timepoint: the image and its displacements, a part of what training needs
-_LEAST_BODY_VOXELS = 8  # of a phantom, between its margins and beyond its motion on both sides
+_PATCH_BYTES = 16  # per voxel and timepoint: image and displacements, a part of what training needs
+_LEAST_BODY_VOXELS = 8  # minimum size of a phantom's body, between its margins and beyond its motion on both sides
 
 logger = logging.getLogger(__name__)
 logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns about the way it is called here

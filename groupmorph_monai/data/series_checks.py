@@ -1,4 +1,4 @@
-"""Checks that scans can be registered together; volumes and numbers of users may be anything."""
+"""Check that scans can be registered together, whatever volumes and numbers a user passes."""
 
 import logging
 from collections.abc import Sequence

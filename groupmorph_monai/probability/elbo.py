@@ -17,7 +17,7 @@ class NegativeELBO(nn.Module):
         likelihood: maps warped volumes ``(B, K, *S)``, and where they are valid, to a scalar log likelihood.
         prior: prior of z.
         kl_weight: weight of the KL term; 1 is the paper's objective with the KL averaged over voxels.
-        posterior: distribution that ``z_mean`` and ``z_log_variance`` parameterise; None is `Posterior` without
+        posterior: distribution that ``z_mean`` and ``z_log_variance`` parametrise; None is `Posterior` without
             smoothing.
         surfaces: likelihood of a structure's surfaces, for batches that contain them (VoxelMorph-diff, Eq. 10).
         surface_weight: weight of the surface likelihood.

@@ -81,7 +81,7 @@ class Posterior:
         return torch.exp(-0.5 * self.smoothing_voxels**2 * total(torch.meshgrid(lines, indexing="ij")))
 
     def draw(self, mean: Tensor, log_variance: Tensor) -> Tensor:
-        """Draw ``z = mean + C sqrt(Sigma) e`` with ``e ~ N(0, I)`` (reparameterisation trick).
+        """Draw ``z = mean + C sqrt(Sigma) e`` with ``e ~ N(0, I)`` (reparametrisation trick).
 
         GroupMorph prints ``mu + Sigma Sigma^T e``, whose covariance is not Sigma.
         """

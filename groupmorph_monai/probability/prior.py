@@ -30,7 +30,7 @@ class Prior(ABC):
         Args:
             mean: mean of q, ``(B, K, C, *S)``.
             log_variance: log variance of q, ``(B, K, C, *S)``; priors of point estimates ignore it.
-            posterior: distribution that the two parameterise; None is `Posterior` without smoothing. Only priors of
+            posterior: distribution that the two parametrise; None is `Posterior` without smoothing. Only priors of
                 velocities that have a variance use it.
             times: acquisition times in any unit, ``(B, K)``; None if they are unknown. Only temporal priors use them.
         """
@@ -128,7 +128,7 @@ class FluidPrior(VelocityPrior):
         Args:
             mean: mean of q, ``(B, K, D, *S)``.
             log_variance: log variance of q, ``(B, K, D, *S)``.
-            posterior: distribution that the two parameterise; None is `Posterior` without smoothing.
+            posterior: distribution that the two parametrise; None is `Posterior` without smoothing.
             times: as in `Prior`.
 
         Returns:

@@ -78,8 +78,8 @@ class Alignment(ABC):
 
 
 def _joined(parts: Parts) -> DisplacementField:
-    first, *others = (ddf for _, ddf in parts)
-    return first.with_values(torch.cat([ddf.values for ddf in (first, *others)], dim=1))
+    fields = [ddf for _, ddf in parts]
+    return fields[0].with_values(torch.cat([ddf.values for ddf in fields], dim=1))
 
 
 def _mean(z: VelocityField, chunks: Chunks) -> VelocityField:

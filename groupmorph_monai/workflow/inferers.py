@@ -170,9 +170,9 @@ class RegistrationInferer(FieldInferer):
         no_variance = torch.full((), -torch.inf).expand(z.shape)
         return Prediction(dvf, z, no_variance, (z, no_variance), images)
 
-    def predict(self, images: Tensor, network: nn.Module, choose: Choose = _mean) -> Prediction:
-        """Predict by all ``passes``; arguments as for `steps`."""
-        *_, prediction = self.steps(images, network, choose)
+    def predict(self, images: Tensor, network: nn.Module) -> Prediction:
+        """Predict by all ``passes``, with the mean of each posterior; arguments as for `steps`."""
+        *_, prediction = self.steps(images, network)
         return prediction
 
     def steps(self, images: Tensor, network: nn.Module, choose: Choose = _mean) -> Iterator[Prediction]:

@@ -91,8 +91,59 @@ class Refinement:
             static = [h.with_values(h.values[n : n + 1]) for h in hypotheses] if self.static_regions else []
             shared = self._refine_shared(pieces, static, series, evidence.of_series(n), displacement)
             refined.append(pieces.combine(shared))
-        first, *others = refined
-        return first.with_values(torch.cat([field.values for field in refined])) if others else first
+        one = refined[0]
+        return one if len(refined) == 1 else one.with_values(torch.cat([field.values for field in refined]))
+
+    def check_draws(self, number: int) -> None:
+        """Check that the likelihood allows draws from the posterior.
+
+        Raises:
+            InputError: If the likelihood's scale, and thus the width of the posterior, is arbitrary.
+        """
+        if not self.likelihood.calibrated:
+            raise InputError(
+                f"std_draws (--std): expected 0 with {type(self.likelihood).__name__}, whose scale is arbitrary "
+                f"(calibrated = False), got {number}; omit it, or use the default likelihood or --overlay "
+                "likelihoods/multi_kernel"
+            )
+
+    @torch.no_grad()
+    def draws(
+        self,
+        z: VelocityField,
+        images: Tensor,
+        displacement: Displace,
+        evidence: Evidence = EVERYWHERE,
+        number: int = 20,
+        seed: int = 0,
+    ) -> Iterator[VelocityField]:
+        """Draw from a Gaussian approximation of the posterior at a refined z, see `posterior_draws`. The curvature and
+        the prior's weights are estimated as in the last step that led to z.
+
+        Args:
+            z: refined z of one series, ``(1, K, T * D, *C)``.
+            images, displacement, evidence: as in a call.
+            number: number of draws.
+            seed: random seed.
+
+        Yields:
+            Draws, each like ``z``.
+
+        Raises:
+            InputError: If no voxel is covered by two timepoints and kept by the mask.
+        """
+        level, pieces, ddf = Level(images, evidence, 1, z.lattice.step, self.storage), Pieces(z), displacement(z)
+        model = level.model(self.likelihood, ddf)
+        if model.voxels == 0:
+            raise InputError(
+                "std_draws (--std): expected voxels that two timepoints cover and the mask keeps, got none; omit "
+                "it, or use a wider mask"
+            )
+        determined = level.without_guide_noise(model, self.likelihood, ddf)
+        precision = self._adapted(self._precision(pieces, pieces.shared), pieces.shared, model)
+        factor = self.prior_weights.factor if self.prior_weights else 1.0
+        for deviation in posterior_draws(model, determined, precision, factor, number, seed):
+            yield pieces.combine(pieces.shared.with_values(pieces.shared.values + deviation))
 
     def _check_storage(self) -> None:
         if self.storage.scans_at_once and self.likelihood.couples_all:
@@ -101,13 +152,6 @@ class Refinement:
                 f"once, got {self.storage.scans_at_once}; omit it and use fewer scans, or use the default "
                 "likelihood"
             )
-
-    def _resample(self, z: VelocityField, step: int) -> VelocityField:
-        """Compute ``z.at(step)``, chunk by chunk of timepoints."""
-        if step == z.lattice.step:
-            return z
-        values = self.storage.map(lambda part: z.with_values(part).at(step).values, z.values)
-        return VelocityField(values, z.lattice.at(step))
 
     def _refine_shared(
         self,
@@ -141,6 +185,13 @@ class Refinement:
                 z, weights = self._refine_level(stage, level, z, precision, shared_displacement, bar)
                 logger.info("Refined the motion at %s.", stage.resolution)
         return z
+
+    def _resample(self, z: VelocityField, step: int) -> VelocityField:
+        """Compute ``z.at(step)``, chunk by chunk of timepoints."""
+        if step == z.lattice.step:
+            return z
+        values = self.storage.map(lambda part: z.with_values(part).at(step).values, z.values)
+        return VelocityField(values, z.lattice.at(step))
 
     def _most_likely(
         self, candidates: Sequence[VelocityField], static: Sequence[VelocityField], level: Level, displacement: Displace
@@ -191,57 +242,6 @@ class Refinement:
             if damping < 1 and length_voxels < self.schedule.tolerance * stage.factor:
                 break
         return z, precision.weights
-
-    def check_draws(self, number: int) -> None:
-        """Check that the likelihood allows draws from the posterior.
-
-        Raises:
-            InputError: If the likelihood's scale, and thus the width of the posterior, is arbitrary.
-        """
-        if not self.likelihood.calibrated:
-            raise InputError(
-                f"std_draws (--std): expected 0 with {type(self.likelihood).__name__}, whose scale is arbitrary "
-                f"(calibrated = False), got {number}; omit it, or use the default likelihood or --overlay "
-                "likelihoods/multi_kernel"
-            )
-
-    @torch.no_grad()
-    def draws(
-        self,
-        z: VelocityField,
-        images: Tensor,
-        displacement: Displace,
-        evidence: Evidence = EVERYWHERE,
-        number: int = 20,
-        seed: int = 0,
-    ) -> Iterator[VelocityField]:
-        """Draw from a Gaussian approximation of the posterior at a refined z, see `posterior_draws`. The curvature and
-        the prior's weights are estimated as in the last step that led to z.
-
-        Args:
-            z: refined z of one series, ``(1, K, T * D, *S)``.
-            images, displacement, evidence: as in a call.
-            number: number of draws.
-            seed: random seed.
-
-        Yields:
-            Draws, each like ``z``.
-
-        Raises:
-            InputError: If no voxel is covered by two timepoints and kept by the mask.
-        """
-        level, pieces, ddf = Level(images, evidence, 1, z.lattice.step, self.storage), Pieces(z), displacement(z)
-        model = level.model(self.likelihood, ddf)
-        if model.voxels == 0:
-            raise InputError(
-                "std_draws (--std): expected voxels that two timepoints cover and the mask keeps, got none; omit "
-                "it, or use a wider mask"
-            )
-        determined = level.without_guide_noise(model, self.likelihood, ddf)
-        precision = self._adapted(self._precision(pieces, pieces.shared), pieces.shared, model)
-        factor = self.prior_weights.factor if self.prior_weights else 1.0
-        for deviation in posterior_draws(model, determined, precision, factor, number, seed):
-            yield pieces.combine(pieces.shared.with_values(pieces.shared.values + deviation))
 
     def _precision(self, pieces: Pieces, z: VelocityField, weights: Weights | None = None) -> Precision:
         """Compute the prior's precision of the shared velocity, which is the sum over the T velocities."""

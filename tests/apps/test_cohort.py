@@ -14,7 +14,7 @@ from groupmorph_monai.apps.cohort.clusters import check_installed
 from groupmorph_monai.apps.cohort.folders import CohortFolder
 from groupmorph_monai.apps.cohort.manifest import read_manifest
 from groupmorph_monai.apps.cohort.registrations import REGISTRATIONS, register_options, registration_job
-from groupmorph_monai.apps.cohort.study import _attempts, settings_hash
+from groupmorph_monai.apps.cohort.study import _process_with_retries, settings_hash
 from groupmorph_monai.apps.cohort.summary import summarise
 from groupmorph_monai.apps.command_line import main
 from groupmorph_monai.apps.configs import bundle_root
@@ -356,10 +356,10 @@ def test_the_line_of_a_failed_series_names_its_log(tmp_path):
     cohort, lines = CohortFolder(tmp_path), []
     job = {"name": "a", "inputs": "i", "settings": "s", "files": [], "output": "", "arguments": {}, "cwd": ""}
     status = {"name": "a", "state": "failed", "error": "no scan", "seconds": 1.0}
-    _attempts(cohort, [job], lambda jobs: iter([(0, status)]), lines.append)
+    _process_with_retries(cohort, [job], lambda jobs: iter([(0, status)]), lines.append)
     assert "a no scan, 1.0 s" in lines[0]
     log = cohort.failed("a") / "log.txt"
     log.parent.mkdir(parents=True)
     log.touch()
-    _attempts(cohort, [job], lambda jobs: iter([(0, status)]), lines.append)
+    _process_with_retries(cohort, [job], lambda jobs: iter([(0, status)]), lines.append)
     assert f"a no scan (log: {log}), 1.0 s" in lines[-1]

@@ -14,7 +14,7 @@ from ..places import check_place
 from ..run import split_overlays
 from .folders import PAGE, PROGRESS, TABLE, CohortFolder
 
-_LONGEST_NAME = 150
+_LONGEST_NAME = 150  # characters
 _NAME = re.compile(rf"[^\W_][\w.+@ -]{{0,{_LONGEST_NAME - 1}}}(?<![. ])")  # valid folder names on every file system
 
 
@@ -58,7 +58,7 @@ def check_apart(files: Sequence[str], output: str | Path) -> None:
         InputError: If a scan or a folder of scans is in the output folder, or the output folder in one of scans.
     """
     check_place(str(output), files)
-    check_kept("scans", files, output)
+    check_not_overwritten("scans", files, output)
     root = Path(output).resolve()
     for name in files:
         path = Path(name)
@@ -67,7 +67,7 @@ def check_apart(files: Sequence[str], output: str | Path) -> None:
             raise InputError(f"scans: expected files outside --output {output}, got {name}; choose another folder")
 
 
-def check_kept(column: str, files: Iterable[str | Path], output: str | Path) -> None:
+def check_not_overwritten(column: str, files: Iterable[str | Path], output: str | Path) -> None:
     """Refuse inputs that the study could overwrite: its summary, its log, and all in its folders, also through links.
 
     Args:
@@ -90,14 +90,14 @@ def check_kept(column: str, files: Iterable[str | Path], output: str | Path) -> 
             )
 
 
-def check_options_kept(args: argparse.Namespace, output: str | Path) -> None:
+def check_options_not_overwritten(args: argparse.Namespace, output: str | Path) -> None:
     """Refuse weights and overlays that the study could overwrite.
 
     Raises:
         InputError: If there are such files.
     """
-    check_kept("--weights", [args.weights] if args.weights else [], output)
-    check_kept("--overlay", split_overlays(args.overlay)[1], output)
+    check_not_overwritten("--weights", [args.weights] if args.weights else [], output)
+    check_not_overwritten("--overlay", split_overlays(args.overlay)[1], output)
 
 
 def check_scans(files: Sequence[str], description: str | None = None, reference: int | None = None) -> int:

@@ -60,12 +60,12 @@ class Resources:
         self.memory_gb = memory_gb
         self.place = "job" if args.jobqueue else "elsewhere" if args.scheduler or args.shard else "local"
         local, cores = self.place == "local", available_cores()
-        self.gpus = _gpus(args.device) if local else 0
+        self.gpus = _gpus(args.device) if local else 0  # assigned to the workers in turn
         workers = args.workers or (self.gpus or min(cores, _fitting(memory_gb)) if local else 1)
         self.workers = min(workers, series)
         shares = {"local": max(1, cores // self.workers), "job": 1}
         requested = requested_threads() if local or args.shard else None  # jobs and Dask workers have their own
-        self.threads = args.threads or requested or shares.get(self.place)
+        self.threads = args.threads or requested or shares.get(self.place)  # None for each worker's own share
 
     def __str__(self) -> str:
         """Describe the resources. Workers started elsewhere have their own shares."""

@@ -5,11 +5,11 @@ import math
 import os
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from monai.bundle import ConfigParser
 
 from ...data import MakePhantomd, read_series, series_items
+from ...data.reading.datalist import Item, scans_of
 from ...data.reading.readers import header_grids
 from ...errors import InputError
 from ...evaluation.metrics_table import check_place_of_table, read_metrics, remove_table, write_metrics
@@ -23,8 +23,8 @@ from .checks import (
     check_apart,
     check_exist,
     check_folder_name,
-    check_kept,
-    check_options_kept,
+    check_not_overwritten,
+    check_options_not_overwritten,
     check_scans,
     folder_name,
 )
@@ -43,8 +43,6 @@ _COLUMNS = (
 )
 _OPTIONS = ("overlay", "set", "device", "weights", "spacing_mm", "quiet", "verbose")
 
-Item = dict[str, Any]
-
 
 def run_evaluation(args: argparse.Namespace) -> int:
     """Measure the remaining series of a data list, and write ``metrics.csv`` and ``metrics.json``.
@@ -62,7 +60,7 @@ def run_evaluation(args: argparse.Namespace) -> int:
         for folder in (args.output, str(cohort.root)):
             check_place_of_study(folder, args.dataset)
     check_place_of_table(Path(args.output))
-    check_options_kept(args, cohort.root)
+    check_options_not_overwritten(args, cohort.root)
     options = {name: getattr(args, name) for name in _OPTIONS}
     overrides = {name: getattr(args, name) for name in ("weights", "spacing_mm", "series_description")}
     parser = parsed_config(*checked_run("evaluate", args.overlay, args.set, args.device, **overrides))
@@ -70,7 +68,7 @@ def run_evaluation(args: argparse.Namespace) -> int:
     settings = settings_hash(options)
     arguments = {**options, "threads": None, "command": "measure"}
     jobs = [
-        make_job(cohort, name, _files(item), {**arguments, "item": item}, settings, item)
+        make_job(cohort, name, scans_of(item), {**arguments, "item": item}, settings, item)
         for name, item in _items(args, parser, cohort).items()
     ]
 
@@ -111,20 +109,14 @@ def _items(args: argparse.Namespace, parser: ConfigParser, cohort: CohortFolder)
 
 
 def _check(item: Item, reference: int | None, cohort: CohortFolder) -> None:
-    files = _files(item)
+    files = scans_of(item)
     check_exist("scans", files)
     for key in ("landmarks", "labels"):
         check_exist(key, item.get(key, ()))
-        check_kept(key, item.get(key, ()), cohort.root)
+        check_not_overwritten(key, item.get(key, ()), cohort.root)
     if files:
         check_apart(files, cohort.root)
         check_scans(files, item.get("description"), reference)
-
-
-def _files(item: Item) -> list[str]:
-    """List the scans of an item, or its folder; none for a phantom."""
-    image = item.get("image", [])
-    return [image] if isinstance(image, str) else image
 
 
 def _memory_gb(parser: ConfigParser, job: Job) -> float:

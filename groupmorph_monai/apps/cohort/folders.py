@@ -22,7 +22,7 @@ LOG = "log.txt"
 STATUS = "status.json"
 TABLE_START = "name\tstate\t"
 PAGE_START = '<!DOCTYPE html>\n<html lang="en">\n<meta charset="utf-8">\n<title>Cohort</title>\n'
-_STARTS = {TABLE: TABLE_START, PAGE: PAGE_START}  # of the summary
+_STARTS = {TABLE: TABLE_START, PAGE: PAGE_START}  # how the files of a summary begin
 
 
 class SeriesKey(TypedDict):

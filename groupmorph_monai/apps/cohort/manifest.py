@@ -14,7 +14,7 @@ from typing import cast
 from ...data.reading.signature import read_text
 from ...errors import InputError
 from ..option_types import reference, spacing_mm
-from .checks import check_apart, check_exist, check_folder_name, check_kept, check_scans
+from .checks import check_apart, check_exist, check_folder_name, check_not_overwritten, check_scans
 
 _REQUIRED = ("name", "scans")
 _OPTIONS = ("reference", "mask", "spacing_mm", "series_description")
@@ -147,7 +147,7 @@ def _series(row: Mapping[str, str], folder: Path, output: str | Path, common_ref
     description = cast(str | None, options.get("series_description"))
     count = check_scans(files, description, int(number) if number.isdecimal() else None)
     masks = cast(list[str], options.get("mask", []))
-    check_kept("mask", masks, output)
+    check_not_overwritten("mask", masks, output)
     _check_masks(masks, count)
     return ManifestRow(row["name"], files, options)
 

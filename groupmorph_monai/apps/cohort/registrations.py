@@ -14,7 +14,7 @@ from ...workflow.weights import load_weights
 from ..arguments import make_parser
 from ..registration_options import registration
 from ..run import checked_run
-from .checks import check_kept, check_options_kept, check_outputs
+from .checks import check_not_overwritten, check_options_not_overwritten, check_outputs
 from .clusters import check_installed
 from .folders import CohortFolder, Job
 from .manifest import ManifestRow, read_manifest
@@ -33,8 +33,8 @@ def run_cohort(args: argparse.Namespace) -> int:
     Raises:
         InputError: If the shared options, the manifest or the output folder are invalid, before any registration.
     """
-    check_kept("manifest", [args.manifest], args.output)
-    check_options_kept(args, args.output)
+    check_not_overwritten("manifest", [args.manifest], args.output)
+    check_options_not_overwritten(args, args.output)
     options = register_options(args)
     parser = _config({**options, "files": []})
     load_weights(parser.get_parsed_content("network_def"), parser.get_parsed_content("weights"))

@@ -31,12 +31,11 @@ from .worker import send_to_server
 
 logger = logging.getLogger(__name__)
 _ATTEMPTS = 2  # maximum number of attempts per series
-# Options that do not affect results.
-_RUN_OPTIONS = ("command", "files", "list", "output", "threads", "quiet", "verbose", "device")
+_RUN_OPTIONS = ("command", "files", "list", "output", "threads", "quiet", "verbose", "device")  # do not affect results
 _BASE_GB = 1.0  # memory of Dask, PyTorch and other packages
 _FAILED = 3  # exit code if any series failed
 
-Ended = tuple[int, Status | Exception]
+Ended = tuple[int, Status | Exception]  # index of a series, and its status or the error that lost it
 
 
 @dataclass(frozen=True)
@@ -132,14 +131,14 @@ def _process(args: argparse.Namespace, study: Study, jobs: Sequence[Job], log: C
         job["threads"], job["gpus"] = resources.threads, resources.gpus
     log(str(resources))
     if args.shard:
-        _attempts(cohort, pending, _run_locally, log)
+        _process_with_retries(cohort, pending, _run_locally, log)
         return
     with open_client(args, resources) as client:
         log(f"Dask dashboard: {client.dashboard_link}")
-        _attempts(cohort, pending, lambda lines: submit(client, lines), log)
+        _process_with_retries(cohort, pending, lambda lines: submit(client, lines), log)
 
 
-def _attempts(
+def _process_with_retries(
     cohort: CohortFolder,
     jobs: Sequence[Job],
     run: Callable[[Sequence[str]], Iterator[Ended]],
@@ -211,7 +210,7 @@ def _bytes(job: Job) -> int:
 
 
 def _largest_gb(study: Study, jobs: Sequence[Job]) -> float:
-    """Estimate the memory of the largest readable series."""
+    """Estimate the memory of the first readable one of ``jobs``, which are sorted by size, largest first."""
     for job in jobs:
         try:
             return study.memory_gb(job)

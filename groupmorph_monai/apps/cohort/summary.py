@@ -16,7 +16,7 @@ Row = dict[str, Any]  # values of one series, by column
 
 _STATUS = ("seconds", "memory_gb", "attempt", "host", "error")
 _STATES = ("failed", "waiting", "finished")  # worst first
-_VERDICTS = ("FAIL", "LOOK", None, "PASS")
+_VERDICTS = ("FAIL", "LOOK", None, "PASS")  # worst first
 _STYLE = """body { font: 14px sans-serif; margin: 2em } table { border-collapse: collapse }
 td, th { padding: 3px 10px; text-align: left; border-bottom: 1px solid #ddd } td.number { text-align: right }
 .failed, .FAIL { background: #fbd9d9 } .LOOK, .waiting { background: #fdf3cf }"""
@@ -55,7 +55,7 @@ def summarise(cohort: CohortFolder, jobs: Sequence[Job], results: Results) -> di
     states = {state: sum(row["state"] == state for row in rows) for state in _STATES}
     with atomic_file(cohort.root / PAGE) as path:
         path.write_text(
-            "\n".join(_page(sorted(rows, key=_quality), columns, states, results.page)),
+            "\n".join(_page(sorted(rows, key=_worst_first), columns, states, results.page)),
             encoding="utf-8",
             errors="replace",
         )
@@ -76,8 +76,8 @@ def _row(cohort: CohortFolder, job: Job, results: Results) -> Row:
     return {**row, "folder": folder.relative_to(cohort.root).as_posix()}
 
 
-def _quality(row: Row) -> tuple[int, int, float, float]:
-    """Compute a sort key, worst first: by state, then by verdict, then by landmark distance, then by similarity."""
+def _worst_first(row: Row) -> tuple[int, int, float, float]:
+    """Compute a sort key: by state, then by verdict, then by landmark distance, then by similarity."""
     verdict = row.get("verdict")
     similarity = row.get("nmi_after")
     return (

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95)  # nominal coverage of the central intervals of the errors
 _OVERLAYS = {"refined": [], "network alone": ["effort/no_refine"]}
-_SIZE_VOXELS = (48, 48, 48)  # of the phantoms
+_SIZE_VOXELS = (48, 48, 48)  # size of the phantoms
 _NEWTON_STEPS = 5  # steps to find the points of the common space; enough, as fields change little over a step
 
 

@@ -1,9 +1,9 @@
 """Read and write DICOM.
 
-Reading a folder as exported by a scanner: `find` reads the headers of all files, `choose` selects the stacks of slices
-to align, `order` splits them into volumes with their times, `geometry` computes their positions, and `pixels` reads
-their values. Writing: `writer` makes a new series of the aligned scans with headers of `derived`, and `registration` an
-object with their motion.
+Reading a folder as exported by a scanner: `find` reads the headers of all files, `stack` forms stacks of parallel
+slices, `choose` selects those to align, `split` divides them into volumes, `order` sorts these by time, `geometry`
+computes their positions, and `pixels` reads their values. Writing: `writer` makes a new series of the aligned scans,
+`registration` an object with their motion, and `parametric_map` objects with maps, with headers of `derived`.
 """
 
 from .derived import check_modality

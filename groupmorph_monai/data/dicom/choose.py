@@ -72,17 +72,18 @@ def possible_timepoints(
     for stack in (stack for stack, reason in rejected.items() if reason == "other series" or stack.source in sources):
         like = next((one for one in chosen if stack.source == one.source or stack.nearly_like(one)), None)
         if like:
-            difference = (
-                "its image type, matrix, voxels, position, orientation, scan options, repetition time or echo time "
-                "differ"
-            )
             examination, reference = stack.source.examination, like.source.examination
-            if examination != reference:
-                name = "frame of reference" if examination.study == reference.study else "study"
-                difference = f"its {name} differs"
             if stack.slices != like.slices:
                 number = f"{stack.slices} slice{'s' * (stack.slices > 1)}"
                 difference = f"it has {number} instead of {like.slices}{_unreadable(stack, unread)}"
+            elif examination != reference:
+                name = "frame of reference" if examination.study == reference.study else "study"
+                difference = f"its {name} differs"
+            else:
+                difference = (
+                    "its image type, matrix, voxels, position, orientation, scan options, repetition time or echo time "
+                    "differ"
+                )
             lines.append(
                 f"{stack.name} is not aligned, as {difference}; if it is a timepoint, export it again, or select it "
                 "and the others with --series-description PATTERN"
@@ -147,7 +148,11 @@ def _check_patient(stacks: Sequence[Stack]) -> None:
 
 
 def _longest(stacks: Sequence[Stack], pattern: str | None) -> list[Stack]:
-    """Find the group of similar stacks with clearly the most timepoints; empty if none has two."""
+    """Find the group with clearly the most timepoints and, with a pattern, dissimilar matches; empty if none has two.
+
+    Raises:
+        InputError: If the choice is ambiguous.
+    """
     parallel = _parallel(stacks)
     groups = _joined(parallel) if pattern else [_without_computed(_gated(g)) for g in _planned_again(parallel)]
     order = sorted((group for group in groups if _count(group) > 1), key=_count, reverse=True)

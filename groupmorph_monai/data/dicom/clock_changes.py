@@ -7,7 +7,7 @@ import numpy as np
 from .order import Volume, earliest
 
 _HOUR_S, _DAY_H = 3600, 24
-_HOURS = (23, 0, 1, 2)  # of the night, in which clocks are set
+_HOURS = (23, 0, 1, 2)  # hours of the night in which clocks are set
 _THURSDAY = 3  # 1 January 1970
 _SUNDAY = 6  # when clocks are set in most countries
 _NUMBERS = ("temporal position", "acquisition number", "series number", "instance number")
@@ -16,7 +16,7 @@ _NUMBERS = ("temporal position", "acquisition number", "series number", "instanc
 def clock_changes(volumes: Sequence[Volume], key: str) -> list[str]:
     """Describe where the clock may have been set during a series; one line, or none.
 
-    Times with a time zone that changes, too, are in order, and none is skipped.
+    If the time zone changes, too, times are in order, and none is skipped.
 
     Args:
         volumes: in the order of ``key``.

@@ -17,7 +17,7 @@ from .plane import Plane
 _DATE_AND_TIME = re.compile(r"((?:\d\d){2,7}(?:\.\d{1,6})?)(?:\.|(?<=\.\d{6})\d+)?([+-]\d{4})?")
 _SUFFIX = len("+0000")
 _EPOCH, _DAY_S = datetime(1970, 1, 1), 86400
-_START = "study start"  # name of its moment
+_START = "study start"  # key of the moment at which a study began
 
 Moment = tuple[float, float | None]  # local seconds since 1970, and the offset from UTC if known
 

@@ -18,7 +18,7 @@ from .clocks import local_acquisition
 from .plane import Plane
 
 _STORAGE = {"MR": MRImageStorage, "CT": CTImageStorage}
-_OF_EVERY_IMAGE = (  # patient, study, equipment, frame of reference, acquisition
+_IMAGE_ATTRIBUTES = (  # patient, study, equipment, frame of reference, acquisition
     *("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "PatientAge", "PatientSize"),
     *("PatientWeight", "PatientIdentityRemoved", "DeidentificationMethod", "StudyInstanceUID", "StudyDate"),
     *("StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber", "StudyDescription", "Modality"),
@@ -28,10 +28,10 @@ _OF_EVERY_IMAGE = (  # patient, study, equipment, frame of reference, acquisitio
     *("ContentDate", "ContentTime", "AcquisitionNumber", "TriggerTime", "PhotometricInterpretation"),
     "TimezoneOffsetFromUTC",
 )
-_OF_HOME = (  # prefixes of the attributes taken from the scan that defines the grid
+_HOME_PREFIXES = (  # prefixes of the attributes taken from the scan that defines the grid
     *("Patient", "Study", "FrameOf", "PositionRef", "Accession", "Referring", "SliceThickness", "Photometric"),
 )
-_OF_MODALITY = {
+_MODALITY_ATTRIBUTES = {
     "MR": (
         *("ScanningSequence", "SequenceVariant", "ScanOptions", "MRAcquisitionType", "SequenceName", "RepetitionTime"),
         *("EchoTime", "EchoTrainLength", "InversionTime", "FlipAngle", "MagneticFieldStrength", "ImagedNucleus"),
@@ -53,7 +53,7 @@ _REQUIRED_OF_MODALITY = {
     },
     "CT": {"KVP": "", "AcquisitionNumber": ""},
 }
-_OF_EVERY_OBJECT = (
+_OBJECT_ATTRIBUTES = (
     *("SpecificCharacterSet", "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID"),
     *("StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber", "FrameOfReferenceUID"),
     *("PositionReferenceIndicator", "Laterality"),
@@ -87,8 +87,8 @@ def derived_header(plane: Plane, home: Plane) -> Dataset:
     own, of_home = (Attributes(pydicom.dcmread(f.path, stop_before_pixels=True, force=True), f.frame) for f in files)
     modality, header = home.source.examination.modality, Dataset()
     required = _REQUIRED | _REQUIRED_OF_MODALITY[modality]
-    for name in dict.fromkeys([*_OF_EVERY_IMAGE, *_OF_MODALITY[modality], *required]):
-        value = (of_home if name.startswith(_OF_HOME) else own).get(name, default=required.get(name))
+    for name in dict.fromkeys([*_IMAGE_ATTRIBUTES, *_MODALITY_ATTRIBUTES[modality], *required]):
+        value = (of_home if name.startswith(_HOME_PREFIXES) else own).get(name, default=required.get(name))
         if value is not None:
             setattr(header, name, value)
     for name, value in local_acquisition(own).items():
@@ -128,7 +128,7 @@ def derived_object(
     """
     base, result, now = slices[home][0], Dataset(), datetime.now()
     source = derived_header(base, base)
-    for keyword in _OF_EVERY_OBJECT:
+    for keyword in _OBJECT_ATTRIBUTES:
         if keyword in source:
             setattr(result, keyword, source[keyword].value)
     result.SOPInstanceUID, result.SeriesInstanceUID = generate_uid(), generate_uid()

@@ -1,4 +1,4 @@
-"""Find DICOM images in folders, regardless of file names, and group them into stacks."""
+"""Find DICOM images in folders, regardless of file names, and group their slices by source."""
 
 import logging
 import os
@@ -46,13 +46,13 @@ class Unread(NamedTuple):
     image: bool
 
 
-def find_stacks(paths: Sequence[Path]) -> tuple[dict[Source, list[Plane]], list[Unread]]:
+def find_planes(paths: Sequence[Path]) -> tuple[dict[Source, list[Plane]], list[Unread]]:
     """Read the headers of all DICOM files in these folders and their sub-folders, or of these files.
 
     A DICOMDIR stands for its folder, as it may be outdated. Copies of an image are kept with it.
 
     Returns:
-        The slices of each stack, and the files without slices of which there is no other copy.
+        The slices by their source, and the files without slices of which there is no other copy.
     """
     planes: list[Plane] = []
     unread: list[Unread] = []
@@ -69,14 +69,14 @@ def find_stacks(paths: Sequence[Path]) -> tuple[dict[Source, list[Plane]], list[
         logger.info("Ignored %d DICOM files without a grey-value image and a position in the patient.", len(unread))
     spacings: dict[tuple[float, float], tuple[float, float]] = {}
     orientations: dict[tuple[float, ...], tuple[float, ...]] = {}
-    stacks = defaultdict(list)
+    by_source = defaultdict(list)
     for plane in in_one_zone(_with_shared_uids(unique)):
         own = plane.source.raster
         spacing_mm, orientation = _unified(own.spacing_mm, spacings), _unified(own.orientation, orientations)
         source = replace(plane.source, raster=Raster(own.shape, spacing_mm, orientation))
-        stacks[source].append(replace(plane, source=source))
+        by_source[source].append(replace(plane, source=source))
     instances = {plane.file.uid for plane in planes}
-    return dict(stacks), [file for file in unread if file.uid not in instances]
+    return dict(by_source), [file for file in unread if file.uid not in instances]
 
 
 def unread_of(planes: Sequence[Plane], unread: Iterable[Unread]) -> list[Unread]:

@@ -183,7 +183,7 @@ def _keys(attributes: Attributes) -> dict[str, float]:
         "repetition time": vendors.repetition_of_volumes_s(attributes),
     }
     if (label := keys["spin label"]) is not None and (dynamic := keys["temporal position"]) is not None:
-        keys["spin label"] = dynamic + label / 4
+        keys["spin label"] = dynamic + label / 4  # sorts by repetition, then by label, which is below 4
     for name in ("trigger time", "frame reference time"):
         milliseconds = keys[name]
         keys[name] = None if milliseconds is None else milliseconds / 1000

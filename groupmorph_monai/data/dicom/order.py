@@ -29,19 +29,19 @@ ORDER = (
     "frame number",
 )
 # Keys that are times. The content time comes late, as it may be the time of the reconstruction.
-_CLOCKS = ORDER[:5]
+_CLOCKS = ORDER[: ORDER.index("phase")]
 _TIMES = (*_CLOCKS, "temporal resolution", "content time", "series time")
 # Keys that restart in every series, as the numbers in `_COUNTED` do.
 _SINCE_START = ("temporal offset", "trigger time", "dynamic scan begin", "frame reference time")
-_PHASES = ("phase", "temporal position", "series number")
+_PHASES = ("phase", "temporal position", "series number")  # keys that order volumes acquired at the same time
 _COUNTED = ("acquisition number", "instance number", "dimension index", "frame number")
-_LONG_PAUSE = 3  # minimum ratio of the time between two runs to that between their volumes
-_ECHOES_S = 0.05  # maximum time between the first echoes of a shot; no volume is acquired in less
 # Keys that do not describe the acquisition and differ even between images of one moment.
 LATE = ORDER[ORDER.index("content time") :]
 EARLY = [key for key in ORDER if key not in LATE]  # attributes of the acquisition
 IN_FILE = ("dimension index", "frame number")  # numbers that every file counts
-_OF_A_MOMENT = [key for key in EARLY if key not in ("acquisition time", *_COUNTED)]
+_MOMENT_KEYS = [key for key in EARLY if key not in ("acquisition time", *_COUNTED)]
+_LONG_PAUSE = 3  # minimum ratio of the time between two runs to that between their volumes
+_ECHOES_S = 0.05  # maximum time between the first echoes of a shot; no volume is acquired in less
 
 
 def earliest(volumes: Sequence[Volume], key: str) -> list[float] | None:
@@ -74,10 +74,8 @@ def _starts(volumes: Sequence[Volume]) -> dict[str, float]:
 
 
 def _preferred(volumes: Sequence[Volume], keys: Sequence[str]) -> list[str]:
-    """Reorder keys for volumes of several series: acquisition times first, and no numbers that each series counts.
-
-    The phases of a gated scan have no times.
-    """
+    """Reorder keys for volumes of several series: acquisition times first, and no numbers that each series counts; for
+    the phases of a gated scan, which have no times, only ``_PHASES``."""
     if len({_series(volume) for volume in volumes}) == 1:
         return list(keys)
     if at_the_same_time(volumes) or (_differs(volumes, "phase") and not _differs(volumes, "acquisition time")):
@@ -92,11 +90,10 @@ def _differs(volumes: Sequence[Volume], key: str) -> bool:
 
 
 def at_the_same_time(volumes: Sequence[Volume]) -> bool:
-    """Check whether volumes begin in the first half of others, like the phases of a gated scan. Consecutive volumes may
-    overlap slightly, as times are rounded.
+    """Check whether any volume begins in the first half of another, as in a gated scan. Consecutive volumes may overlap
+    slightly, as times are rounded.
 
-    CT volumes of one acquisition time are reconstructions of one scan. That of other images may be the time of a whole
-    examination.
+    Equal acquisition times count for CT alone, as in reconstructions of one scan; others may be those of a whole study.
     """
     of_ct = volumes[0][0].source.examination.modality == "CT"
     times = [[plane.keys.get("acquisition time", np.nan) for plane in volume] for volume in volumes]
@@ -115,7 +112,7 @@ def in_order(volumes: Sequence[Volume]) -> tuple[list[Volume], str]:
     Raises:
         InputError: If two volumes of different series are of one moment.
     """
-    _check_no_copies(volumes)
+    _check_distinct_moments(volumes)
     for key in _preferred(volumes, ORDER):
         values = earliest(volumes, key)
         if values is not None and _differs(volumes, key):
@@ -123,7 +120,7 @@ def in_order(volumes: Sequence[Volume]) -> tuple[list[Volume], str]:
     return list(volumes), "order of the files"
 
 
-def _check_no_copies(volumes: Sequence[Volume]) -> None:
+def _check_distinct_moments(volumes: Sequence[Volume]) -> None:
     """Check that no two volumes have equal headers, and that no series or kind of image shows a moment of another, as
     copies, filtered images, echoes and contrasts do.
 
@@ -137,7 +134,7 @@ def _check_no_copies(volumes: Sequence[Volume]) -> None:
             twin = headers.setdefault((plane.source.description, *map(plane.keys.get, ORDER)), plane)
             if twin is not plane:
                 raise InputError(_equal_times(plane, twin))
-        moments[tuple(tuple(map(plane.keys.get, _OF_A_MOMENT)) for plane in volume)].append(volume)
+        moments[tuple(tuple(map(plane.keys.get, _MOMENT_KEYS)) for plane in volume)].append(volume)
     if volumes[0][0].source.examination.modality == "CT":
         return
     clocks = _CLOCKS if len(moments) > 1 else ("acquisition time",)
@@ -148,9 +145,9 @@ def _check_no_copies(volumes: Sequence[Volume]) -> None:
                 raise InputError(_equal_times(later[0], earlier[0]))
 
 
-def start_s(volume: Volume) -> float:
-    """Return the acquisition time of the first slice; 0 if there is none."""
-    return min(plane.keys.get("acquisition time", 0.0) for plane in volume)
+def start_s(planes: Sequence[Plane]) -> float:
+    """Return the earliest acquisition time of slices; 0 if one has none."""
+    return min(plane.keys.get("acquisition time", 0.0) for plane in planes)
 
 
 def _begin_together(earlier: Volume, later: Volume) -> bool:
@@ -236,8 +233,8 @@ def repeated_runs(volumes: Sequence[Volume], times: Sequence[float] | None) -> l
 
 
 def _repetitions(volumes: Sequence[Volume]) -> tuple[list[float] | None, str]:
-    """Count repetition times if the clocks of the slices stand still, or run for less time than the volumes take: they
-    are those of the series or of its reconstruction."""
+    """Count repetition times if the clocks of the slices cover less time than the volumes take, as those of the whole
+    series or of its reconstruction do."""
     step_s = volumes[0][0].keys.get("repetition time")
     planes = [plane for volume in volumes for plane in volume]
     if (

@@ -8,7 +8,7 @@ import numpy as np
 from .geometry import SAME_PLACE_MM, depth, evenly_spaced
 from .plane import Plane
 
-_MOST_TILT_DEGREES = 15
+_MOST_TILT_DEGREES = 15  # by which a patient may turn between two volumes
 _UNEVEN_STEPS = 0.1  # maximum deviation of distances between slices from multiples of the smallest one
 _MOST_MISSING = 10  # maximum number of consecutive missing slices
 
@@ -138,10 +138,9 @@ def _complete(volumes: Sequence[Sequence[Plane]]) -> bool:
 
 
 def _overlap(volumes: Sequence[Sequence[Plane]]) -> bool:
-    """Check whether volumes may show the same anatomy, each as one of those that may show that of the first: motion
-    accumulates."""
+    """Check whether all volumes may show the same anatomy, directly or by way of others, as motion accumulates."""
     joined, rest = [0], list(range(1, len(volumes)))
-    for k in joined:  # grows meanwhile
+    for k in joined:  # grows in the loop
         joined += [n for n in rest if may_show_same_anatomy(volumes[n], volumes[k])]
         rest = [n for n in rest if n not in joined]
     return not rest

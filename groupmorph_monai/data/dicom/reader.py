@@ -12,7 +12,7 @@ from ..reading.sidecars import even_step
 from ..series import Frame, Series
 from .choose import SEE_LIST, aborted_timepoints, choose, possible_timepoints, turned_timepoints
 from .clock_changes import clock_changes
-from .find import Unread, find_stacks, unread_of
+from .find import Unread, find_planes, unread_of
 from .geometry import volume_affine
 from .order import Volume, contradicted_order, in_order, repeated_runs, start_s, times_s
 from .pixels import read_voxels
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def _stacks(paths: Sequence[Path]) -> tuple[list[Stack], list[Unread]]:
-    planes, unread = find_stacks(paths)
+    planes, unread = find_planes(paths)
     stacks = make_stacks(planes)
     if not stacks:
         reasons = Counter(file.reason for file in unread).most_common(1)

@@ -61,11 +61,11 @@ def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
         if volumes := volumes_by_shared_attribute(planes, ORDER):
             return in_order(volumes)
         if follows_patient(planes):
-            raise InputError(_inseparable(planes))
+            raise InputError(_inseparable_volumes(planes))
         if stacks := stacks_apart(planes, EARLY):
             raise InputError(_several_stacks(stacks))
     if short:
-        raise InputError(_missing(positions, short, number))
+        raise InputError(_missing_slices(positions, short, number))
     if number == 1:
         return [tuple(plane for (plane,) in positions)], "its one timepoint"
     return _split_by_key(positions, number)
@@ -81,30 +81,30 @@ def _split_by_key(positions: Sequence[Sequence[Plane]], number: int) -> tuple[li
         InputError: If no attribute does, or if the images are of several kinds.
     """
     keys = [key for key in ORDER if all(len({p.keys.get(key) for p in at} - {None}) == number for at in positions)]
-    if (not keys or keys[0] in IN_FILE) and (names := _of_repetitions(positions, number)):
+    if (not keys or keys[0] in IN_FILE) and (names := _repetition_attributes(positions, number)):
         return _sorted_by(names, positions), " and ".join(names)
     if not keys:
-        raise InputError(_untold(positions, number))
+        raise InputError(_indistinguishable(positions, number))
     if keys[0] in LATE:
         _check_one_kind(positions)
     if keys[0] == "trigger time" and (label := _label_of_volumes(keys, positions)):
         return _sorted_by([label], positions), label
-    key = _instead_of_acquisition_time(keys, positions) if keys[0] == "acquisition time" else keys[0]
+    key = _acquisition_time_or_other(keys, positions) if keys[0] == "acquisition time" else keys[0]
     return _sorted_by([key], positions), key
 
 
-def _of_repetitions(positions: Sequence[Sequence[Plane]], number: int) -> tuple[str, str] | None:
+def _repetition_attributes(positions: Sequence[Sequence[Plane]], number: int) -> tuple[str, str] | None:
     """Find the two attributes that together distinguish the images of a repeated scan: one the repetitions, the other
     the images of each, such as temporal positions that start again in every file."""
     for outer, inner in product(("acquisition time", "acquisition number"), EARLY):
         pairs = [{(plane.keys.get(outer), plane.keys.get(inner)) for plane in images} for images in positions]
-        known = not any(None in pair for at_position in pairs for pair in at_position)
-        if known and all(len(at_position) == number for at_position in pairs):
+        complete = not any(None in pair for at_position in pairs for pair in at_position)
+        if complete and all(len(at_position) == number for at_position in pairs):
             return outer, inner
     return None
 
 
-def _untold(positions: Sequence[Sequence[Plane]], number: int) -> str:
+def _indistinguishable(positions: Sequence[Sequence[Plane]], number: int) -> str:
     """Describe images at one position that no attribute of the acquisition tells apart: of several kinds if their
     headers differ otherwise, or copies."""
     label = _shared_label(positions)
@@ -120,22 +120,22 @@ def _untold(positions: Sequence[Sequence[Plane]], number: int) -> str:
     )
 
 
-def _instead_of_acquisition_time(keys: Sequence[str], positions: Sequence[Sequence[Plane]]) -> str:
-    """Choose the attribute that orders the images where acquisition times may not: if the scanner's clock was set
-    during the scan, or if the scan is gated."""
+def _acquisition_time_or_other(keys: Sequence[str], positions: Sequence[Sequence[Plane]]) -> str:
+    """Choose another attribute than the acquisition time if the scanner's clock was set during the scan, or if the scan
+    is gated."""
     volumes = _sorted_by(["acquisition time"], positions)
     if {"trigger time", "temporal position"} <= {*keys}:
         triggered = _sorted_by(["trigger time"], positions)
         confirmed = triggered == _sorted_by(["temporal position"], positions)
-        if confirmed and triggered != volumes and _members(triggered) == _members(volumes):
+        if confirmed and triggered != volumes and _partition(triggered) == _partition(volumes):
             return "trigger time"  # only the order of the volumes differs: the clock was set
     if not at_the_same_time(volumes):
         return "acquisition time"
     return next((key for key in _GATED if key in keys and _in_cycles(volumes, key)), "acquisition time")
 
 
-def _members(volumes: Sequence[Volume]) -> set[frozenset[ImageFile]]:
-    """Return the images of each volume, whatever the order of the volumes."""
+def _partition(volumes: Sequence[Volume]) -> set[frozenset[ImageFile]]:
+    """Return the images of each volume, regardless of the order of the volumes."""
     return {frozenset(plane.file for plane in volume) for volume in volumes}
 
 
@@ -200,7 +200,7 @@ def _label_of_volumes(keys: Sequence[str], positions: Sequence[Sequence[Plane]])
         volumes = _sorted_by([label], positions) if label in keys else []
         shared = all(len({plane.keys[label] for plane in volume}) == 1 for volume in volumes)
         by_chance = shared or (label == keys[1] and _overlap(triggered, "trigger time"))
-        mixed = _members(volumes) != _members(triggered)
+        mixed = _partition(volumes) != _partition(triggered)
         if volumes and by_chance and mixed and not _in_cycles(volumes, "trigger time"):
             return label
     return ""
@@ -238,7 +238,7 @@ def _by_position(planes: Sequence[Plane]) -> list[list[Plane]]:
     return positions
 
 
-def _inseparable(planes: Sequence[Plane]) -> str:
+def _inseparable_volumes(planes: Sequence[Plane]) -> str:
     first = planes[0]
     return (
         f"{first.file.path}: expected a temporal position, acquisition number or time that the slices of each volume "
@@ -260,7 +260,7 @@ def _several_stacks(stacks: Sequence[Sequence[Plane]]) -> str:
     )
 
 
-def _missing(positions: Sequence[Sequence[Plane]], short: Sequence[Sequence[Plane]], number: int) -> str:
+def _missing_slices(positions: Sequence[Sequence[Plane]], short: Sequence[Sequence[Plane]], number: int) -> str:
     """Describe which slices are missing, and of which timepoint if this is known, or where there are too many."""
     usual = {len(images) for images in short}
     if len(usual) == 1 and 2 * len(short) > len(positions):

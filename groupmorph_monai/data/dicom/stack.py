@@ -11,7 +11,7 @@ import numpy as np
 
 from ...errors import InputError
 from .geometry import SAME_PLACE_MM, depth, evenly_spaced
-from .order import Volume
+from .order import Volume, start_s
 from .plane import Plane, Source
 from .prospective_motion import gaps_mm, may_show_same_anatomy, slices_at_a_place
 from .split import separate_aborted, split_volumes
@@ -73,11 +73,10 @@ class Stack:
         return source.examination, kind, source.raster, self.slices, self.planes[0].protocol
 
     def nearly_like(self, other: "Stack") -> bool:
-        """Check whether the stack shows the same anatomy by the same sequence: it may lack slices, have another matrix,
-        another frame of reference, as of a patient who was repositioned, or another study of the same series or frame
-        of reference, other scan options, as a scan before the contrast agent may have, or times that the scanner
-        adapted. Other fields of view of a CT are reconstructions. Stacks of one source are a scan and its aborted
-        volume."""
+        """Check whether the stack shows the same anatomy by the same sequence in one session. It may lack slices, and
+        differ in frame of reference, as after repositioning, in scan options, as before the contrast agent, in times
+        that the scanner adapted, and in matrix, which in CT marks another reconstruction. Stacks of one source are a
+        scan and its aborted volume."""
         source, reference = self.source, other.source
         protocols = [stack.planes[0].protocol_without(_ADAPTED) for stack in (self, other)]
         numbers = zip(self._adapted, other._adapted)
@@ -154,10 +153,9 @@ class Stack:
 
 
 def make_stacks(planes: Mapping[Source, Sequence[Plane]]) -> list[Stack]:
-    """Make stacks, in the order of their series numbers. An aborted last volume is a stack of its own."""
-    tilted = _join_tilted([Stack(source, members) for source, members in planes.items()])
-    whole = [Stack(stack.source, part) for stack in tilted for part in separate_aborted(stack.planes)]
-    stacks = _join_slices(whole)
+    """Make stacks, sorted by series number. An aborted last volume is a stack of its own."""
+    stacks = _join_tilted([Stack(source, members) for source, members in planes.items()])
+    stacks = _join_slices([Stack(stack.source, part) for stack in stacks for part in separate_aborted(stack.planes)])
     return sorted(stacks, key=lambda stack: (stack.source.number, stack.source.description, stack.source.image_type))
 
 
@@ -201,8 +199,8 @@ def _join_slices(stacks: Sequence[Stack]) -> list[Stack]:
         source, number = stack.source, stack.timepoints
         # The repetition time may follow the heart rate.
         protocol = stack.planes[0].protocol_without(["RepetitionTime"])
-        alike = source.examination, source.image_type, source.echo_time_ms, source.raster, protocol, number
-        groups[alike if number == len(stack.planes) and _shows_a_heartbeat(stack) else stack].append(stack)
+        key = source.examination, source.image_type, source.echo_time_ms, source.raster, protocol, number
+        groups[key if number == len(stack.planes) and _shows_a_heartbeat(stack) else stack].append(stack)
     joined: list[Stack] = []
     for group in groups.values():
         kept = _newest_of_each_slice(group)
@@ -235,7 +233,7 @@ def _newest_of_each_slice(stacks: Sequence[Stack]) -> list[Stack]:
 
 
 def _moment(stack: Stack) -> tuple[float, int]:
-    return min(plane.keys.get("acquisition time", 0.0) for plane in stack.planes), stack.source.number
+    return start_s(stack.planes), stack.source.number
 
 
 def _shows_a_heartbeat(stack: Stack) -> bool:

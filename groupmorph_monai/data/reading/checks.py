@@ -62,7 +62,7 @@ def check_dataset(
 
 def _check_labels(files: Sequence[str], series: Series, structure: int | None) -> None:
     """Check the label maps of a series, one per scan."""
-    numbers: list[set[float]] = []  # of the structures in each label map
+    labels: list[set[float]] = []
     for file, frame in zip(files, series.frames):
         label_map = read_labels(file)
         if structure is not None and structure not in label_map.data:
@@ -70,10 +70,10 @@ def _check_labels(files: Sequence[str], series: Series, structure: int | None) -
                 f"{file}: expected the label {structure} of surface_structure, got none; correct the label map, or set "
                 "surface_structure"
             )
-        numbers.append(set(np.unique(label_map.data[label_map.data > 0]).tolist()))
-        if numbers[-1] and not numbers[-1] & numbers[0]:
+        labels.append(set(np.unique(label_map.data[label_map.data > 0]).tolist()))
+        if labels[-1] and not labels[-1] & labels[0]:
             raise InputError(
-                f"{file}: expected a label of {files[0]}, such as {min(numbers[0]):g}, got {min(numbers[-1]):g}; use "
+                f"{file}: expected a label of {files[0]}, such as {min(labels[0]):g}, got {min(labels[-1]):g}; use "
                 "the same label for the same structure"
             )
         if not inside_region(label_map, frame.grid).any():

@@ -19,10 +19,10 @@ from .signature import check_regular_file, read_json
 logger = logging.getLogger(__name__)
 Item = dict[str, Any]  # files of one series, or arguments of a phantom, by the keys of `LoadSeriesd` or `MakePhantomd`
 Files = tuple[tuple[str, ...], ...]  # paths of each kind of file of one series
-_FILES_4D = (".nii", ".nii.gz")
+_ENDINGS_4D = (".nii", ".nii.gz")
 SPLITS = ("training", "validation")
-_FILES = ("image", "landmarks", "labels")
-_KEYS = ("name", *_FILES)
+_FILE_KEYS = ("image", "landmarks", "labels")
+_KEYS = ("name", *_FILE_KEYS)
 _LIKELY_MISSPELT = 0.76  # similarity of names, 0 to 1; "age" is less similar to "image", and "test" to "training"
 
 
@@ -87,7 +87,7 @@ def series_items(
         raise InputError(
             f"held_out: expected none, as {listed} defines the validation series, got {held_out!r}; omit it"
         )
-    items = _read_list(listed) if has_list else _scan(folder, validation_fraction, held_out, description)
+    items = _read_list(listed) if has_list else _items_of_folder(folder, validation_fraction, held_out, description)
     chosen = _of_split(items, split)
     if description:
         chosen = [{**item, "description": description} for item in chosen]
@@ -109,11 +109,11 @@ def _mixed(series: Sequence[Item], phantoms: Sequence[Item], phantom_share: floa
     return [*islice(cycle(series), number), *islice(cycle(phantoms), phantom_number)]
 
 
-def _scan(
+def _items_of_folder(
     folder: Path, validation_fraction: float, held_out: str | None, description: str | None
 ) -> dict[str, list[Item]]:
     entries = [p for p in folder.iterdir() if not p.name.startswith(".")]
-    series = sorted((p for p in entries if p.is_dir() or p.name.lower().endswith(_FILES_4D)), key=natural_order)
+    series = sorted((p for p in entries if p.is_dir() or p.name.lower().endswith(_ENDINGS_4D)), key=natural_order)
     for path in entries:
         if path.is_symlink() and not os.path.exists(path):
             check_regular_file(path)  # refuses a link to a missing series
@@ -143,7 +143,7 @@ def _read_list(listed: Path) -> dict[str, list[Item]]:
     _check_splits(content, listed)
     entries = {name: _checked_entries(content.get(name, []), name, listed) for name in SPLITS}
     items = {name: [_resolve(entry, listed) for entry in entries[name]] for name in SPLITS}
-    _number(item for name in SPLITS for entry, item in zip(entries[name], items[name]) if "name" not in entry)
+    _number_names(item for name in SPLITS for entry, item in zip(entries[name], items[name]) if "name" not in entry)
     _check_unique(items, listed)
     validation = [item["image"] for item in items["validation"]]
     if shared := [item["name"] for item in items["training"] if item["image"] in validation]:
@@ -181,9 +181,15 @@ def _of_split(items: Mapping[str, Sequence[Item]], split: str | None) -> list[It
     return list({_files(item): item for name in SPLITS if split in (None, name) for item in items[name]}.values())
 
 
+def scans_of(item: Item) -> list[str]:
+    """List the scans of an item, or its folder; none for a phantom."""
+    image = item.get("image", [])
+    return [image] if isinstance(image, str) else image
+
+
 def _files(item: Item) -> Files:
     """List the files of an item, with links resolved: its scans or its folder, its landmarks and its label maps."""
-    values = (item.get(key, []) for key in _FILES)
+    values = (item.get(key, []) for key in _FILE_KEYS)
     return tuple(tuple(map(os.path.realpath, [value] if isinstance(value, str) else value)) for value in values)
 
 
@@ -210,10 +216,10 @@ def _check_unique(items: Mapping[str, Sequence[Item]], source: Path) -> None:
 
 
 def _check_one_per_timepoint(item: Item, source: Path) -> None:
-    scans, *others = _files(item)
+    scans, *annotations = _files(item)
     if repeated := [path for path in scans if scans.count(path) > 1]:
         logger.warning("%s: image of %s: is a scan listed twice? (%s)", source, item["name"], repeated[0])
-    for key, paths in zip(_FILES[1:], others):
+    for key, paths in zip(_FILE_KEYS[1:], annotations):
         if repeated := [path for path in paths if paths.count(path) > 1]:
             raise InputError(
                 f"{source}: expected {key} of {item['name']} with one file per timepoint, got {repeated[0]} twice; "
@@ -229,7 +235,7 @@ def _may_exist(path: str) -> bool:
         return False
 
 
-def _number(items: Iterable[Item]) -> None:
+def _number_names(items: Iterable[Item]) -> None:
     """Number series of one default name from the second one on, such as pairs that share their first scan."""
     numbers: defaultdict[str, dict[Files, int]] = defaultdict(dict)  # by name and files
     for item in items:
@@ -242,19 +248,19 @@ def _number(items: Iterable[Item]) -> None:
 def _check_splits(content: Mapping[str, object], listed: Path) -> None:
     """Refuse a list under a name that is probably a misspelling of a valid one, whose series would be ignored."""
     for key, value in content.items():
-        if key not in SPLITS and isinstance(value, list) and (near := _near(key, SPLITS)):
+        if key not in SPLITS and isinstance(value, list) and (near := _nearest(key, SPLITS)):
             raise InputError(f"{listed}: expected the keys {', '.join(SPLITS)}, got {key!r}; did you mean {near}?")
 
 
 def _check_keys(entry: Item, listed: Path) -> None:
     """Refuse an unknown key of an entry, such as a mask or a misspelt key, whose content would be ignored."""
     if unknown := [key for key in entry if key not in _KEYS]:
-        shown, near = reprlib.repr(entry.get("name") or entry["image"]), _near(unknown[0], _KEYS)
+        shown, near = reprlib.repr(entry.get("name") or entry["image"]), _nearest(unknown[0], _KEYS)
         cure = f"did you mean {near}?" if near else "remove it"
         raise InputError(f"{listed}: {shown}: expected the keys {', '.join(_KEYS)}, got {unknown[0]!r}; {cure}")
 
 
-def _near(key: str, valid: Iterable[str]) -> str | None:
+def _nearest(key: str, valid: Iterable[str]) -> str | None:
     """Find the valid key of which ``key`` is probably a misspelling."""
     return next(iter(get_close_matches(key.strip().lower(), valid, 1, _LIKELY_MISSPELT)), None)
 
@@ -266,7 +272,7 @@ def _resolve(entry: Item, listed: Path) -> Item:
     if not isinstance(name, str) or (not name and "name" in entry):
         raise InputError(f'{listed}: expected text for "name", got {name!r:.60}; correct or omit it')
     item: Item = {"name": name} if name else {}
-    for key in _FILES:
+    for key in _FILE_KEYS:
         if key == "image" or entry.get(key) is not None:
             paths = [str(listed.parent / path) for path in _paths(entry, key, listed)]
             item[key] = paths if isinstance(entry[key], list) else paths[0]

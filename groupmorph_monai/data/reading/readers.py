@@ -210,8 +210,7 @@ def header_grids(
     """Read the grids of a series from the headers of its NIfTI, MHA or NRRD files, without reading the voxels.
 
     Args:
-        series: as in `read_series`.
-        description: as in `read_series`.
+        series, description: as in `read_series`.
 
     Returns:
         One grid per scan. The list is empty for None; for DICOM, whose headers take as long to read as the images; and
@@ -239,8 +238,7 @@ def states_times(series: str | Path | Sequence[str | Path], description: str | N
     """Check whether headers or sidecars state the acquisition times of a series, without reading the voxels.
 
     Args:
-        series: as in `read_series`.
-        description: as in `read_series`.
+        series, description: as in `read_series`.
 
     Returns:
         True also for DICOM and for broken files, which `read_series` reports.

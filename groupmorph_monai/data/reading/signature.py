@@ -22,6 +22,7 @@ _PAIR_ENDINGS = (".hdr", ".hdr.gz", ".img", ".img.gz")
 _LFS = b"version https://git-lfs"
 GZIP_START = b"\x1f\x8b"
 _ARCHIVES = (b"PK\x03\x04", b"7z\xbc\xaf", b"Rar!", GZIP_START)
+_HEAD = 352  # bytes of the header of a NIfTI-1 file
 _NIFTI = re.compile(rb".{344}n\+1\0|.{4}n\+2\0", re.DOTALL)
 _NAMED_ALIKE = {  # formats whose files are often given the ending of another: their first bytes
     ".nii": _NIFTI,
@@ -151,13 +152,13 @@ def check_itk_path(path: str | Path) -> None:
 
 def other_content(path: str | Path) -> str:
     """Describe a file that does not have the format of its name, and the cure, in the form "CONTENT; CURE"."""
-    name, head = str(path).lower(), _start(path, 352)
+    name, head = str(path).lower(), _start(path, _HEAD)
     if not head:
         return "an empty file; copy it again"
     packed = ".gz" if head.startswith(GZIP_START) else ""
     if packed:
         with contextlib.suppress(OSError, EOFError, zlib.error), gzip.open(path) as file:
-            head = file.read(352)
+            head = file.read(_HEAD)
     ending = next((ending for ending, start in _NAMED_ALIKE.items() if start.match(head)), None)
     if ending and not name.endswith(ending + packed) and (ending == ".nii" or not packed):
         return f"an image whose name needs the ending {ending}{packed}; rename it"
@@ -193,8 +194,7 @@ def is_dicom(path: Path) -> bool:
     if not path.is_file() or path.name.startswith("."):
         return False
     try:
-        with open(path, "rb") as file:
-            head = file.read(132)
+        head = _start(path, 132)
     except OSError:  # not readable; reported later if the file was listed explicitly
         return False
     if head[128:] == b"DICM":

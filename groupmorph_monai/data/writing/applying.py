@@ -30,7 +30,7 @@ from .nifti import write_image
 from .output_folder import atomic_folder, check_contains_no_input, check_file_name
 
 logger = logging.getLogger(__name__)
-_LARGEST_LABEL = 2**53
+_LARGEST_LABEL = 2**53  # largest integer up to which float64 is exact
 _MOST_OUTSIDE = 0.1  # maximum share of a scan outside of the common space; motion alone moves a few percent there
 _FIELD = re.compile(r"(?P<inverse>inverse_)?ddf_(?P<scan>\d+)\.nii(\.gz)?")
 
@@ -70,7 +70,7 @@ def warp_frame(
     Raises:
         InputError: If the field maps no voxel into the image, or if labels are too large.
     """
-    image = _measured(image, nearest)
+    image = _with_measured_mask(image, nearest)
     whole = nearest and image.data.dtype.kind in "iu"
     if whole and abs(label := max(int(image.data.min()), int(image.data.max()), key=abs)) > _LARGEST_LABEL:
         raise InputError(
@@ -87,7 +87,7 @@ def warp_frame(
     return values, covered
 
 
-def _measured(image: Frame, labels: bool) -> Frame:
+def _with_measured_mask(image: Frame, labels: bool) -> Frame:
     """Exclude masked voxels, and NaN and infinite ones, which ``--outside nan`` writes, from the field of view."""
     finite = np.isfinite(image.data)
     measured = finite if image.valid is None else finite & image.valid
@@ -188,7 +188,7 @@ def combine_fields(result: str | Path, origin: int, target: int, path: str | Pat
     elif not path.name.lower().endswith((".nii", ".nii.gz")):
         raise InputError(f"--output: expected a name that ends in .nii.gz, .nii or .h5, got {path}; rename it")
     check_file_name(path)
-    _check_replaced(path)
+    _check_replaces_transform(path)
     if Path(result).is_file():
         raise InputError(f"DIR: expected the folder of a registration, got the file {result}; use its folder")
     for option, scan in (("--from", origin), ("--to", target)):
@@ -223,7 +223,7 @@ def combine_fields(result: str | Path, origin: int, target: int, path: str | Pat
             write_field(transform.displacement(grid).numpy(), grid, folder / path.name)
 
 
-def _check_replaced(path: Path) -> None:
+def _check_replaces_transform(path: Path) -> None:
     """Refuse to replace what is not a transform, such as a scan, a pipe or a broken link."""
     if os.path.lexists(path) and not (path.is_file() and _is_transform(path)):
         raise InputError(

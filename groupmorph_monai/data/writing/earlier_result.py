@@ -27,7 +27,7 @@ _OUTPUT, _NUMBERED = _pattern(_ALL), _pattern(name for name in _ALL if "{}" in n
 
 
 def listed_result(output_dir: Path) -> set[str]:
-    """List the files of an earlier registration in ``output_dir`` according to its report, which may still be in a
+    """List the outputs of an earlier registration in ``output_dir`` according to its report, which may still be in a
     journal; empty if there is no such folder."""
     try:
         names = {path.name for path in output_dir.iterdir()}

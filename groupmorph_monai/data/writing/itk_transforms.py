@@ -1,6 +1,6 @@
 """Composite transforms (affine and displacement field in one file) for ITK, SimpleITK, ANTs and 3D Slicer.
 
-ITK loads its modules at first use, of images alone in a second: annotations are strings, to start without them.
+Annotations with ITK's types are strings, as ITK loads its modules at first use, which takes a second for images alone.
 """
 
 import errno
@@ -50,7 +50,7 @@ def write_itk_transform(transform: Transform, volume: Grid, path: Path) -> None:
     """Write a composite transform in HDF5; see `itk_transform`.
 
     Raises:
-        OSError: If it cannot be written. A lack of space is found before writing, as HDF5 then crashes at exit.
+        OSError: If it cannot be written. Space is checked first, as HDF5 crashes at exit after filling a disk.
     """
     composite = itk_transform(transform, volume)
     _check_space(composite, path.parent)

@@ -19,13 +19,13 @@ _LOCK = ".groupmorph.lock"
 _LONGEST_NAME = 255  # bytes; limit of all common file systems
 _ENDING_S = 0.5  # time to wait for a run that is just ending: it releases its lock shortly after its result appears
 _claims: dict[Path, tuple[FileLock, list[Path]]] = {}  # locks of this process, and the folders that it created
-_stagings: set[Path] = set()
+_stagings: set[Path] = set()  # temporary folders that `atomic_folder` has yielded
 _leftovers: set[Path] = set()  # temporary folders that could not be removed when an error was raised
 _CURES = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some space", errno.EFBIG: "raise 'ulimit -f'"}
 
 
 def check_output_dir(path: str | Path) -> Path:
-    """Create the folder if it does not exist.
+    """Create the folder if it does not exist, and check that it can be written to.
 
     Raises:
         InputError: If it cannot be created or written to.
@@ -177,7 +177,7 @@ def _remove(folder: Path) -> None:
 
 
 @contextmanager
-def _in_one_line(folder: str | Path) -> Iterator[None]:
+def _as_input_error(folder: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -203,7 +203,7 @@ def atomic_folder(output_dir: str | Path, stale: Iterable[str] = ()) -> Iterator
     claimed = claim(output_dir)
     folder = Path(output_dir).resolve()
     try:
-        with _in_one_line(output_dir):
+        with _as_input_error(output_dir):
             staging = make_staging(folder)
             _stagings.add(staging)
             try:
@@ -224,9 +224,9 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     Use it for files that a run writes one by one to a folder that it has claimed, or to folders below it.
     """
     path = Path(path)
-    with _in_one_line(path.parent):
-        claimed = next((above for above in path.resolve().parents if above in _claims), path.parent)
-        folder = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=claimed))
+    with _as_input_error(path.parent):
+        parent = next((above for above in path.resolve().parents if above in _claims), path.parent)
+        folder = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=parent))
         try:
             yield folder / path.name
             sync(folder / path.name)

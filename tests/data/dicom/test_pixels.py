@@ -149,7 +149,7 @@ def test_a_real_enhanced_philips_file_is_what_dcm2niix_makes_of_it(monkeypatch):
     """Its magnitude and field map are of one moment, thus no timepoints; without this check, both are read."""
     with pytest.raises(InputError, match="expected an acquisition or trigger time that differs"):
         read_series(PHILIPS / "IM_0027_fMAP.dcm", description="B0*")
-    monkeypatch.setattr(order, "_check_no_copies", lambda volumes: None)
+    monkeypatch.setattr(order, "_check_distinct_moments", lambda volumes: None)
     series = read_series(PHILIPS / "IM_0027_fMAP.dcm", description="B0*")
     magnitude, field = series.frames
     # dcm2niix divides the magnitude by the private scale slope, which is unnecessary for a single volume.

@@ -8,6 +8,7 @@ import pytest
 from json_files import write_json
 
 from groupmorph_monai.data import phantom_items, series_items
+from groupmorph_monai.data.reading.datalist import scans_of
 from groupmorph_monai.data.reading.names import natural_order
 from groupmorph_monai.errors import InputError
 
@@ -281,3 +282,7 @@ def test_a_scan_of_two_timepoints_is_a_warning(folder, caplog):
     series_items(str(folder), "training", [])
     message = f"image of pair: is a scan listed twice? ({(folder / 'b' / 't1.nii.gz').resolve()})"
     assert [record.getMessage() for record in caplog.records] == [f"{folder / 'dataset.json'}: {message}"]
+
+
+def test_the_scans_of_an_item_are_a_list_which_is_empty_for_a_phantom():
+    assert [*map(scans_of, ({"image": "a"}, {"image": ["a", "b"]}, {"phantom": {}}))] == [["a"], ["a", "b"], []]
