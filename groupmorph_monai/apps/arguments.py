@@ -214,7 +214,7 @@ def _add_apply(commands: Commands) -> None:
     add_output(
         p,
         content="the results; images and .mrk.json keep their names, and other points become .csv with the columns "
-        "x, y, z alone, in order",
+        "x, y, z and, if the points have names, label",
     )
     p.add_argument("--label", action="store_true", help="images are label maps: use nearest-neighbour interpolation")
 

@@ -47,8 +47,8 @@ def register(args: argparse.Namespace) -> None:
         describe_run(parsed_config(*checked_run(*positional, **options)), args.output, args.started_s)
         return
     run_bundle("inference", *positional, command=_typed(args), output_dir=args.output, **options)
-    print_verdict(args.output)
-    print(f"Aligned series, fields, report.json and images: {Path(args.output) / 'report.html'}")
+    print_verdict(args.output, args.quiet)
+    print(f"Report, beside the aligned series and its fields: {Path(args.output) / 'report.html'}")
 
 
 def cohort(args: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,10 +83,12 @@ def _holds(file: str, image: nibabel.Nifti1Image) -> bool:
         return False
 
 
-def print_verdict(folder: str | Path) -> None:
-    """Print the verdict of a written registration with its reasons."""
+def print_verdict(folder: str | Path, quiet: bool = False) -> None:
+    """Print the verdict of a written registration with its reasons; with ``quiet``, to standard error unless PASS."""
     verdict = json.loads((Path(folder) / "report.json").read_text(encoding="utf-8"))["verdict"]
-    print(f"Verdict: {verdict['verdict']}", *verdict["reasons"], sep="\n  ")
+    if not quiet or verdict["verdict"] != "PASS":
+        lines = [f"Verdict: {verdict['verdict']}", *verdict["reasons"]]
+        print(*lines, sep="\n  ", file=sys.stderr if quiet else sys.stdout)
 
 
 class _Written(Transform):

@@ -62,7 +62,7 @@ class Series:
         description: series description of the scanner, if known.
         slices: DICOM slices of each frame; None for other formats.
         warnings: doubts about the files; each warning is a reason to check the registration.
-        clock: DICOM attribute that gave the times; empty for other formats.
+        clock: what gave the times, such as a DICOM attribute; empty if they are unknown.
     """
 
     frames: tuple[Frame, ...]

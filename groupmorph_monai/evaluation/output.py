@@ -101,8 +101,11 @@ class SeriesWriter:
         self.started = time.perf_counter()
 
     def __call__(self, engine: Engine) -> None:
-        with atomic_folder(self.output_dir, earlier_result(self.output_dir)) as folder:
+        earlier = earlier_result(self.output_dir)
+        with atomic_folder(self.output_dir, earlier) as folder:
             report = self._write(engine, folder)
+        if removed := sorted(name for name in earlier if not (self.output_dir / name).exists()):
+            logger.info("Removed of the earlier result in %s: %s", self.output_dir, ", ".join(removed))
         logger.info(
             "Wrote %d files, report.json, report.png and report.html to %s; verdict: %s",
             len(report["files"]),

@@ -42,10 +42,10 @@ class Check:
         beyond = [limit for limit in limits if (value < limit if self.low_is_bad else value > limit)]
         return LEVELS.index("FAIL" if self.fail in beyond else "LOOK") if beyond else 0
 
-    def reason(self, value: float, scan: int | None) -> str:
-        """Fill in the sentence for a ``value`` beyond a threshold, of timepoint ``scan`` if not None."""
+    def reason(self, value: float, scan: str = "") -> str:
+        """Fill in the sentence for a ``value`` beyond a threshold, of a timepoint called ``scan``."""
         limit = self.fail if self.level(value) == LEVELS.index("FAIL") else self.look
-        return _sentence(self.sentence.format(value=f"{value:.3g}", limit=f"{limit:g}", scan=f"timepoint {scan}"))
+        return _sentence(self.sentence.format(value=f"{value:.3g}", limit=f"{limit:g}", scan=scan))
 
 
 def _sentence(text: str) -> str:
@@ -122,7 +122,7 @@ CHECKS = (
     ),
     Check(
         "nmi_gain",
-        "change of the normalised mutual information over all pairs, -1 to 1",
+        "change of the normalised mutual information over all pairs, on the coarse grid of the checks, -1 to 1",
         "The scans are less similar than before: normalised mutual information changed by {value}.",
         look=-LEAST_FALL,
         fail=-0.05,
@@ -200,7 +200,10 @@ CHECKS = (
 
 
 def judge(
-    values: Mapping[str, float | Sequence[float] | None], checks: Sequence[Check] = CHECKS, warnings: Sequence[str] = ()
+    values: Mapping[str, float | Sequence[float] | None],
+    checks: Sequence[Check] = CHECKS,
+    warnings: Sequence[str] = (),
+    names: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Compare quality measures with their thresholds.
 
@@ -208,6 +211,7 @@ def judge(
         values: one number, or one per timepoint, by the name of the check. Checks without a value, or with NaN, are
             omitted.
         warnings: sentences, each of them a reason to look.
+        names: of the timepoints, for the reasons.
 
     Returns:
         ``verdict``, the worst level of `LEVELS`; ``reasons``, sentences, worst first; ``checks``, with value,
@@ -230,8 +234,8 @@ def judge(
             "meaning": check.meaning,
             "source": check.source,
         }
-        scans = isinstance(value, Sequence)
-        reasons += [(level, check.reason(finite[k], k if scans else None)) for k, level in levels.items() if level]
+        scans = [f"timepoint {k} ({names[k]})" if names else f"timepoint {k}" for k in range(len(numbers))]
+        reasons += [(level, check.reason(finite[k], scans[k])) for k, level in levels.items() if level]
     reasons += [(LEVELS.index("LOOK"), _sentence(warning)) for warning in warnings]
     reasons.sort(key=lambda reason: -reason[0])
     return {

@@ -41,7 +41,7 @@ def parsed(monkeypatch, tmp_path):
     monkeypatch.setattr(run, "ConfigWorkflow", Recorded)
     monkeypatch.setattr(run, "check_dataset", lambda *arguments, **options: None)
     monkeypatch.setattr(run, "read_weights", lambda path: None)
-    monkeypatch.setattr(commands, "print_verdict", lambda folder: None)
+    monkeypatch.setattr(commands, "print_verdict", lambda folder, quiet: None)
     monkeypatch.chdir(tmp_path)
     return values
 

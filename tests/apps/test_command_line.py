@@ -32,6 +32,21 @@ def test_training_says_how_its_weights_are_used(monkeypatch, tmp_path, capsys):
     assert f"register SERIES {' '.join(f'--overlay {name}' for name in kept)} --weights" in printed
 
 
+@pytest.mark.parametrize("verdict", ["PASS", "LOOK", "FAIL"])
+def test_quiet_hides_no_doubt(verdict, tmp_path, monkeypatch, capsys):
+    """A registration whose verdict is not PASS says so on standard error."""
+    report = {"verdict": {"verdict": verdict, "reasons": [] if verdict == "PASS" else [f"{verdict}: far"]}}
+
+    def write(*arguments, output_dir, **options):
+        Path(output_dir).mkdir()
+        Path(output_dir, "report.json").write_text(json.dumps(report), encoding="utf-8")
+
+    monkeypatch.setattr(commands, "run_bundle", write)
+    assert main(["register", "a.nii.gz", "b.nii.gz", "--output", str(tmp_path / "out"), "--quiet"]) == 0
+    expected = "" if verdict == "PASS" else f"Verdict: {verdict}\n  {verdict}: far\n"
+    assert capsys.readouterr() == ("", expected)
+
+
 def test_a_training_on_what_a_killed_run_was_replacing_leaves_it(tmp_path):
     scan = tmp_path / "out" / "dicom" / "patient" / "scan.nii"
     scan.parent.mkdir(parents=True)

@@ -34,6 +34,8 @@ def test_the_worst_timepoint_decides_and_each_is_named_with_the_threshold_that_i
 
 
 def test_a_warning_is_a_reason_to_look():
+    named = judge({"high_mm": [0.0, 4.0]}, [HIGH], names=["t0.nii.gz", "t1.nii.gz"])
+    assert "Timepoint 1 (t1.nii.gz)" in named["reasons"][0]
     verdict = judge({"high_mm": 0.5}, [HIGH], ["two scans are one"])
     assert verdict["verdict"] == "LOOK" and verdict["reasons"] == ["LOOK: Two scans are one"]
 

@@ -38,7 +38,9 @@ def check_dataset(
     """
     items = series_items(dataset_dir, None, [], description=description)
     logger.info(
-        "Reading all %d series of %s once to find unreadable ones before the run starts.", len(items), dataset_dir
+        "Reading every series of %s once (%d in all) to find unreadable ones before the run starts.",
+        dataset_dir,
+        len(items),
     )
     for item in items:
         series = read_series(item["image"], description=description)

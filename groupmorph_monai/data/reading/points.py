@@ -64,11 +64,11 @@ def read_points(path: str | Path) -> np.ndarray:
     Raises:
         InputError: If the file has no points in one of these formats.
     """
-    return _named_points(path)[0]
+    return read_named_points(path)[0]
 
 
-def _named_points(path: str | Path) -> tuple[np.ndarray, list[str]]:
-    """Read points as `read_points` does, and their names; an empty list if the file has none."""
+def read_named_points(path: str | Path) -> tuple[np.ndarray, list[str]]:
+    """Read points as `read_points` does, and their names, from a column label, name or id; an empty list without."""
     if is_markups(path):
         return read_markups(path)
     try:
@@ -100,7 +100,7 @@ def read_landmarks(files: Sequence[str | Path], grids: Sequence[Grid]) -> np.nda
             f"{files[0]}: expected one landmark file for each of the {len(grids)} scans, got {len(files)}; "
             + (f"add {', '.join(missing)}" if (missing := _missing(files, len(grids))) else "list one file per scan")
         )
-    landmarks, names = zip(*map(_named_points, files))
+    landmarks, names = zip(*map(read_named_points, files))
     for file, points, order, grid in zip(files, landmarks, names, grids):
         if len(points) != len(landmarks[0]):
             raise InputError(
@@ -223,10 +223,11 @@ def _itk_points(lines: _Lines, path: str) -> _PointTable:
     return _PointTable([(number, re.split(r"[\s,;]+", row)) for number, row in rows], lps=True, names=[])
 
 
-def write_points(points_mm: np.ndarray, path: str | Path) -> None:
-    """Write ``(P, 3)`` points in RAS mm as CSV with the header x,y,z, atomically."""
+def write_points(points_mm: np.ndarray, path: str | Path, names: Sequence[str] = ()) -> None:
+    """Write ``(P, 3)`` points in RAS mm as CSV with the columns x, y, z and, with names, label, atomically."""
     path = Path(path)
     with atomic_folder(path.parent) as folder, open(folder / path.name, "w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
-        table.writerow("xyz")
-        table.writerows(np.asarray(points_mm, dtype=np.float64).tolist())
+        rows: list[list[object]] = np.asarray(points_mm, dtype=np.float64).tolist()
+        table.writerow(["x", "y", "z", "label"] if names else "xyz")
+        table.writerows([[*row, name] for row, name in zip(rows, names, strict=True)] if names else rows)

@@ -131,13 +131,15 @@ def _from_files(files: Sequence[str | Path], storage: Storage) -> Series:
         step_s = even_step(times)
         if frame_time_s and (step_s is None or not math.isclose(frame_time_s, step_s, rel_tol=0.01)):
             frame_time = None  # contradicted by the sidecar
+        clock = "time between frames in the header" if frame_time else "sidecar"
     else:
         times = times_of_files(sidecars)
         warnings += contradictions(files, sidecars, times)
         if times is None and (untimed := without_time(sidecars)) is not None:
             logger.warning("%s: its sidecar states no acquisition time, so all times are ignored", files[untimed])
+        clock = "sidecars"
     description = str(sidecars[0].get("SeriesDescription", ""))
-    return Series(tuple(frames), frame_time, times, description, warnings=tuple(warnings))
+    return Series(tuple(frames), frame_time, times, description, warnings=tuple(warnings), clock=clock if times else "")
 
 
 def read_series(

@@ -12,17 +12,24 @@ from ..reading.signature import read_text
 RECORD = ".groupmorph_apply.json"
 
 
-def check_replaceable(targets: Iterable[Path]) -> None:
-    """Check that results replace only earlier results that have not been changed since.
+def check_replaceable(field: str | Path, files: Iterable[str | Path], targets: Iterable[Path]) -> None:
+    """Check that results replace only those of the same field and input that have not been changed since.
 
     Raises:
         InputError: If one would replace another file.
     """
-    for target in targets:
-        written = read_record(target.parent).get(target.name, {}).get("sha256")
-        if os.path.lexists(target) and not (target.is_file() and _digest(target) == written):
+    for file, target in zip(files, targets):
+        written = read_record(target.parent).get(target.name, {})
+        if not os.path.lexists(target):
+            continue
+        if not target.is_file() or _digest(target) != written.get("sha256"):
             raise InputError(
                 f"--output: {target} would replace a file that 'apply' did not write, or that was changed since; "
+                "move it, or choose another folder"
+            )
+        if any(written.get(key) != name for key, name in _sources(field, file).items()):
+            raise InputError(
+                f"--output: {target} would replace the result of {written.get('field')} for {written.get('input')}; "
                 "choose another folder"
             )
 
@@ -47,7 +54,11 @@ def read_record(folder: Path) -> dict[str, dict[str, str]]:
 
 def record_entry(field: str | Path, file: str | Path, result: Path) -> dict[str, str]:
     """Describe a result: the field and the file that it was applied to, and a hash of what was written."""
-    return {"field": str(Path(field).resolve()), "input": str(Path(file).resolve()), "sha256": _digest(result)}
+    return {**_sources(field, file), "sha256": _digest(result)}
+
+
+def _sources(field: str | Path, file: str | Path) -> dict[str, str]:
+    return {"field": str(Path(field).resolve()), "input": str(Path(file).resolve())}
 
 
 def write_record(record: Mapping[str, Mapping[str, str]], folder: Path) -> None:

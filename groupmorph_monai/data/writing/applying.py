@@ -17,7 +17,7 @@ from ...space.transforms import ComposedTransform, Transform
 from ..preprocessing.resampling import resample
 from ..reading.markups import is_markups, map_markups
 from ..reading.names import image_stem
-from ..reading.points import is_points, read_points, write_points
+from ..reading.points import is_points, read_named_points, write_points
 from ..reading.readers import read_image
 from ..reading.signature import check_itk_path
 from ..series import LONGEST_MM, Frame
@@ -31,6 +31,7 @@ from .output_folder import atomic_folder, check_contains_no_input, check_file_na
 
 logger = logging.getLogger(__name__)
 _LARGEST_LABEL = 2**53  # largest integer up to which float64 is exact
+_MOST_LABELS = 16  # of an image that may be a label map; scans have more values
 _MOST_OUTSIDE = 0.1  # maximum share of a scan outside of the common space; motion alone moves a few percent there
 _FIELD = re.compile(r"(?P<inverse>inverse_)?ddf_(?P<scan>\d+)\.nii(\.gz)?")
 
@@ -53,10 +54,17 @@ def apply_field(field_path: str | Path, image: str | Path | Frame, nearest: bool
             f"{image.path}: expected an image that overlaps the field {field_path} in space, got one that does not; "
             "use an image in the space of that timepoint"
         )
+    if not nearest and _resembles_labels(image.data):
+        logger.warning("%s: it has a few whole numbers as values; add --label if it is a label map", image.path)
     _log_direction(field_path, image.path, points=False)
     grid = resampling_grid(field_path)
     values, covered = warp_frame(image, grid, field, str(field_path), nearest)
     return Frame(np.where(covered, values, values.dtype.type(0)), grid.affine.numpy(), image.path)
+
+
+def _resembles_labels(data: np.ndarray) -> bool:
+    values = np.unique(data)
+    return len(values) <= _MOST_LABELS and bool((values == np.round(values)).all())
 
 
 def warp_frame(
@@ -143,7 +151,7 @@ def apply_field_to_files(
     """Apply a written field to images and points. Results appear only when all of them are complete.
 
     Args:
-        files: images as for `apply_field`, or points as for `read_points`.
+        files: images as for `apply_field`, or points as for `read_named_points`.
         nearest: whether the images are label maps.
 
     Returns:
@@ -162,7 +170,8 @@ def apply_field_to_files(
             if is_markups(file):
                 map_markups(file, partial(apply_field_to_points, field_path, name=file), folder / target.name)
             elif target.suffix == ".csv":
-                write_points(apply_field_to_points(field_path, read_points(file), file), folder / target.name)
+                points, names = read_named_points(file)
+                write_points(apply_field_to_points(field_path, points, file), folder / target.name, names)
             else:
                 write_image(apply_field(field_path, file, nearest), folder / target.name)
             record[target.name] = record_entry(field_path, file, folder / target.name)
@@ -275,4 +284,4 @@ def _check_targets(inputs: Sequence[str | Path], files: Sequence[str | Path], ta
                 f"{files[number]}: expected a unique name, got one whose result {target} is also that of "
                 f"{files[targets.index(target)]}; apply the field to them separately, with two output folders"
             )
-    check_replaceable(targets)
+    check_replaceable(inputs[0], files, targets)

@@ -11,7 +11,7 @@ from ..contrast.kinetics import ToftsFit
 from ..reading.names import is_bids_name
 from ..reading.signature import read_text
 from .output_folder import check_contains_no_input
-from .products import ALWAYS_WRITTEN, REPORTS, Exports, Products
+from .products import ALWAYS_WRITTEN, DICOM_FOLDER, REPORTS, Exports, Products
 from .replacement import REPORT, check_names, check_ownership, journals
 
 logger = logging.getLogger(__name__)
@@ -37,6 +37,17 @@ def listed_result(output_dir: Path) -> set[str]:
     return {name for name in listed & names if _is_output(name)}
 
 
+def _check_dicom_folder(folder: Path) -> None:
+    """Check that the DICOM folder of an earlier result, which is replaced, has no other files."""
+    for path in sorted(folder.iterdir()):
+        stem, ending = path.stem, path.suffix
+        if ending != ".dcm" or not (re.fullmatch(r"[0-9]{2,}_[0-9]{4,}|motion", stem) or _is_output(f"{stem}.nii.gz")):
+            raise InputError(
+                f"{path}: expected only files of the earlier result, whose folder is replaced, got another one; move "
+                "it, or choose another output folder"
+            )
+
+
 def _is_output(name: str) -> bool:
     return _OUTPUT.fullmatch(name) is not None or is_bids_name(name)
 
@@ -57,13 +68,15 @@ def check_result_folder(output_dir: Path, inputs: Iterable[str | Path]) -> None:
         inputs: files and folders that the run reads.
 
     Raises:
-        InputError: If an input could be overwritten or removed, if a folder, or a file that each run writes, is there
-            but not part of an earlier result, or if the earlier result is protected.
+        InputError: If an input could be overwritten or removed, if a folder, a file that each run writes, or one in the
+            earlier result's DICOM folder, is there but not part of an earlier result, or if that result is protected.
     """
     results = listed_result(output_dir)
     check_contains_no_input(output_dir, inputs, results)
     if output_dir.is_dir():
         check_ownership(output_dir, results)
+        if DICOM_FOLDER in results and (output_dir / DICOM_FOLDER).is_dir():
+            _check_dicom_folder(output_dir / DICOM_FOLDER)
         names = {path.name for path in output_dir.iterdir() if _is_output(path.name) or path.name in REPORTS} - results
         check_names(output_dir, names)
         foreign = sorted(names.intersection(ALWAYS_WRITTEN))

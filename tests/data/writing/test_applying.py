@@ -166,6 +166,26 @@ def test_every_file_that_is_moved_keeps_its_name(study):
     )
 
 
+def test_points_keep_their_names(study):
+    (study / "p.csv").write_text("name,x,y,z\na,5,5,5\nb c,5,5,6\n", encoding="utf-8")
+    (target,) = apply_field_to_files(study / "out" / "ddf_01.nii.gz", [study / "p.csv"], study / "there")
+    rows = [line.split(",") for line in target.read_text(encoding="utf-8").splitlines()]
+    assert [row[-1] for row in rows] == ["label", "a", "b c"] and len(read_points(target)) == 2
+
+
+def test_a_label_map_without_the_option_is_a_warning(study, caplog):
+    scan = study / "scan.t1.nii.gz"
+    field, image = study / "out" / "ddf_01.nii.gz", nib.load(scan)
+    apply_field(field, scan)
+    assert "--label" not in caplog.text
+    labels = (image.get_fdata() > np.median(image.get_fdata())).astype(np.uint8)
+    nib.save(nib.Nifti1Image(labels, image.affine), study / "labels.nii.gz")
+    apply_field(field, study / "labels.nii.gz", nearest=True)
+    assert "--label" not in caplog.text
+    apply_field(field, study / "labels.nii.gz")
+    assert "labels.nii.gz: it has a few whole numbers as values; add --label" in caplog.text
+
+
 @pytest.mark.parametrize("system", ["LPS", "RAS"])
 def test_points_of_slicer_keep_their_system_labels_and_properties(study, system):
     points = [{"label": name, "position": [5.0, 5.0, -5.0], "color": 3} for name in ("a", "ü")]
@@ -234,10 +254,12 @@ def test_only_unchanged_results_are_replaced(study):
         "p.csv": "p.csv",
         "scan.t1.nii.gz": "scan.t1.nii.gz",
     }
-    other = study / "out" / "inverse_ddf_01.nii.gz"
+    write_points(np.full((2, 3), 6.0), study / "p.csv")
     first = mine.read_bytes()
-    apply_field_to_files(other, [study / "p.csv"], there)  # a result of an earlier run
-    assert mine.read_bytes() != first and read_json(there / ".groupmorph_apply.json")["p.csv"]["field"] == str(other)
+    apply_field_to_files(field, [study / "p.csv"], there)  # the same command again
+    assert mine.read_bytes() != first
+    with pytest.raises(InputError, match=r"p.csv would replace the result of .*/ddf_01.nii.gz for .*/p.csv"):
+        apply_field_to_files(study / "out" / "inverse_ddf_01.nii.gz", [study / "p.csv"], there)
 
     mine.write_text("edited", encoding="utf-8")
     with pytest.raises(InputError, match="or that was changed since"):

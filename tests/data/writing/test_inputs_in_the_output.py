@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from faults import at_every_call, kill
 
-from groupmorph_monai.data.writing.earlier_result import listed_result
+from groupmorph_monai.data.writing.earlier_result import check_result_folder, listed_result
 from groupmorph_monai.data.writing.output_folder import (
     atomic_folder,
     check_contains_no_input,
@@ -46,6 +46,18 @@ def test_inputs_at_any_depth_of_a_folder_to_be_removed_are_detected(tmp_path):
         check_contains_no_input(tmp_path, [path])  # a folder of the user is kept
         with pytest.raises(InputError, match="expected an output folder that holds no input"):
             check_contains_no_input(tmp_path, [path], ["mean.nii.gz", "dicom"])
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "segmentation.dcm", "DICOMDIR"])
+def test_a_file_of_the_user_in_the_dicom_folder_of_a_result_is_not_removed(name, tmp_path):
+    (tmp_path / "dicom").mkdir()
+    (tmp_path / "report.json").write_text(json.dumps({"files": ["dicom"]}), encoding="utf-8")
+    for own in ("00_0000.dcm", "11_0123.dcm", "motion.dcm", "jacobian_02.dcm", "ktrans_before.dcm", "std_mm_11.dcm"):
+        (tmp_path / "dicom" / own).touch()
+    check_result_folder(tmp_path, [])
+    (tmp_path / "dicom" / name).touch()
+    with pytest.raises(InputError, match=f"dicom/{name}: expected only files of the earlier result"):
+        check_result_folder(tmp_path, [])
 
 
 @pytest.mark.parametrize("replaced", [True, False])
