@@ -40,7 +40,8 @@ def describe_run(parser: ConfigParser, output_dir: str, started_s: float) -> Non
     home = parser.get_parsed_content("reference") or 0
     products: Products = parser.get_parsed_content("products")
     products.check(series, home)
-    check_result_folder(Path(output_dir), [frame.path for frame in frames])
+    files = products.files(len(frames), bool(parser.get_parsed_content("std_draws")))
+    check_result_folder(Path(output_dir), [frame.path for frame in frames], files)
     levels = ", ".join(f"{level.resolution} (at most {level.iterations} steps)" for level in cost.levels)
     at_a_time = f", {cost.scans_at_once} in memory at a time" if cost.scans_at_once else ""
     mask = parser.get_parsed_content("mask")

@@ -85,7 +85,8 @@ class SeriesWriter:
             check_itk_path(Path(output_dir).resolve())
         lists = [[names] if isinstance(names, str) else names or [] for names in inputs]
         read = [*(frame.path for frame in series.frames), *chain.from_iterable(lists)]
-        check_result_folder(Path(output_dir), read)
+        std = bool((settings or {}).get("std_draws"))
+        check_result_folder(Path(output_dir), read, products.files(len(series.frames), std))
         claim(output_dir)
         self.series, self.output_dir, self.home, self.products = series, Path(output_dir), home, products
         self.settings, self.storage = dict(settings or {}), storage

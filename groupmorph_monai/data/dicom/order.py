@@ -193,8 +193,16 @@ def times_s(volumes: Sequence[Volume]) -> tuple[list[float] | None, str]:
 
 
 def contradicted_order(volumes: Sequence[Volume], key: str) -> list[str]:
-    """Describe a time that some of the sorted volumes lack, so that ``key`` defines their order, if it contradicts the
-    order of the others; one line, or none."""
+    """Describe what contradicts the order of volumes sorted by ``key``: a time that some lack, if the others have
+    another order, or the numbers of the images of one series, if ``key`` is no time of their acquisition; one line, or
+    none."""
+    numbers = earliest(volumes, "instance number")
+    if key == "content time" and len({_series(v) for v in volumes}) == 1 and numbers and any(np.diff(numbers) < 0):
+        return [
+            f"{volumes[0][0].file.path}: the scans have no times of their acquisition, so they are in the order of "
+            "content time, which the instance numbers contradict; check it, and if it is wrong, use NIfTI files, "
+            "listed in order"
+        ]
     preferred = _preferred(volumes, _CLOCKS)
     for clock in preferred[: preferred.index(key) if key in preferred else None]:
         timed = [all(clock in plane.keys for plane in volume) for volume in volumes]

@@ -90,6 +90,7 @@ def _split_by_key(positions: Sequence[Sequence[Plane]], number: int) -> tuple[li
     if keys[0] == "trigger time" and (label := _label_of_volumes(keys, positions)):
         return _sorted_by([label], positions), label
     key = _acquisition_time_or_other(keys, positions) if keys[0] == "acquisition time" else keys[0]
+    key = _number_of_volumes(key, keys, positions) or key
     return _sorted_by([key], positions), key
 
 
@@ -202,6 +203,30 @@ def _label_of_volumes(keys: Sequence[str], positions: Sequence[Sequence[Plane]])
         by_chance = shared or (label == keys[1] and _overlap(triggered, "trigger time"))
         mixed = _partition(volumes) != _partition(triggered)
         if volumes and by_chance and mixed and not _in_cycles(volumes, "trigger time"):
+            return label
+    return ""
+
+
+def _number_of_volumes(clock: str, keys: Sequence[str], positions: Sequence[Sequence[Plane]]) -> str:
+    """Find what counts whole volumes, one after the other, where a time would mix their slices, because it varies by
+    chance: as the content time of images that were reconstructed or exported in parallel.
+
+    Args:
+        clock: attribute that would order the images.
+        keys: attributes that differ between all images at every position.
+
+    Returns:
+        The name of the number; an empty string if ``clock`` is no time, or divides the slices in the same way, or runs
+        in cycles, or if there is no such number.
+    """
+    if clock not in ("acquisition time", "trigger time", "content time"):
+        return ""
+    timed = _partition(_sorted_by([clock], positions))
+    for label in ("temporal position", "acquisition number", "instance number"):
+        volumes = _sorted_by([label], positions) if label in keys else []
+        values = [[plane.keys[label] for plane in volume] for volume in volumes]
+        counted = volumes and all(max(earlier) < min(later) for earlier, later in zip(values, values[1:]))
+        if counted and _partition(volumes) != timed and not _in_cycles(volumes, clock):
             return label
     return ""
 

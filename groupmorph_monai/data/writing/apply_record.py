@@ -45,6 +45,8 @@ def read_record(folder: Path) -> dict[str, dict[str, str]]:
         record = json.loads(read_text(path))
     except FileNotFoundError:
         return {}
+    except PermissionError:
+        raise InputError(f"{path}: expected a record that you may read, got none; choose another folder") from None
     except (OSError, ValueError, RecursionError):
         record = None
     if not isinstance(record, dict) or not all(isinstance(entry, dict) for entry in record.values()):

@@ -23,7 +23,7 @@ from ..reading.signature import check_itk_path
 from ..series import LONGEST_MM, Frame
 from ..series_checks import boxes_overlap
 from .apply_record import RECORD, check_replaceable, read_record, record_entry, write_record
-from .earlier_result import listed_result
+from .earlier_result import names_of_result
 from .fields import read_field, resampling_grid, write_field
 from .itk_transforms import is_itk_transform, write_itk_transform
 from .nifti import write_image
@@ -165,6 +165,7 @@ def apply_field_to_files(
     targets = [Path(output_dir) / _result_name(Path(file).name) for file in files]
     _check_targets([field_path, *files], files, targets)
     with atomic_folder(output_dir) as folder:
+        check_replaceable(field_path, files, targets)
         record = read_record(Path(output_dir))
         for file, target in zip(files, targets):
             if is_markups(file):
@@ -233,7 +234,12 @@ def combine_fields(result: str | Path, origin: int, target: int, path: str | Pat
 
 
 def _check_replaces_transform(path: Path) -> None:
-    """Refuse to replace what is not a transform, such as a scan, a pipe or a broken link."""
+    """Refuse to replace a file of a registration, and what is no transform, such as a scan, a pipe or a broken link."""
+    if path.name in names_of_result(path.parent):
+        raise InputError(
+            f"--output: expected a new file or an earlier transform, got {path}, a file of the registration in this "
+            "folder; choose another name"
+        )
     if os.path.lexists(path) and not (path.is_file() and _is_transform(path)):
         raise InputError(
             f"--output: expected a new file or an earlier transform, got {path}, another file; choose another name"
@@ -267,7 +273,7 @@ def _result_name(name: str) -> str:
 
 
 def _check_targets(inputs: Sequence[str | Path], files: Sequence[str | Path], targets: Sequence[Path]) -> None:
-    registration = listed_result(targets[0].parent) if targets else set()
+    registration = names_of_result(targets[0].parent) if targets else set()
     for number, target in enumerate(targets):
         check_file_name(target)
         if target.name == RECORD:
@@ -284,4 +290,3 @@ def _check_targets(inputs: Sequence[str | Path], files: Sequence[str | Path], ta
                 f"{files[number]}: expected a unique name, got one whose result {target} is also that of "
                 f"{files[targets.index(target)]}; apply the field to them separately, with two output folders"
             )
-    check_replaceable(inputs[0], files, targets)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,14 +28,17 @@ _OUTPUT, _NUMBERED = _pattern(_ALL), _pattern(name for name in _ALL if "{}" in n
 
 
 def listed_result(output_dir: Path) -> set[str]:
-    """List the outputs of an earlier registration in ``output_dir`` according to its report, which may still be in a
-    journal; empty if there is no such folder."""
+    """List the outputs of an earlier registration that are in ``output_dir``; empty if there is no such folder."""
+    return {name for name in names_of_result(output_dir) if os.path.lexists(output_dir / name)}
+
+
+def names_of_result(output_dir: Path) -> set[str]:
+    """List the outputs of an earlier registration according to its report, which may still be in a journal."""
     try:
-        names = {path.name for path in output_dir.iterdir()}
         listed = {name for folder in (output_dir, *journals(output_dir)) for name in _listed(folder) or ()}
     except OSError:
         return set()
-    return {name for name in listed & names if _is_output(name)}
+    return {name for name in listed if _is_output(name)}
 
 
 def _check_dicom_folder(folder: Path) -> None:
@@ -60,15 +64,18 @@ def _listed(folder: Path) -> list[str] | None:
         return None
 
 
-def check_result_folder(output_dir: Path, inputs: Iterable[str | Path]) -> None:
+def check_result_folder(
+    output_dir: Path, inputs: Iterable[str | Path], written: Iterable[str] = ALWAYS_WRITTEN
+) -> None:
     """Check that the result of a registration can be written to ``output_dir``.
 
     Args:
         output_dir: the folder, which may not exist yet.
         inputs: files and folders that the run reads.
+        written: names of its outputs, as far as they are known.
 
     Raises:
-        InputError: If an input could be overwritten or removed, if a folder, a file that each run writes, or one in the
+        InputError: If an input could be overwritten or removed, if a folder, a file that the run writes, or one in the
             earlier result's DICOM folder, is there but not part of an earlier result, or if that result is protected.
     """
     results = listed_result(output_dir)
@@ -79,7 +86,7 @@ def check_result_folder(output_dir: Path, inputs: Iterable[str | Path]) -> None:
             _check_dicom_folder(output_dir / DICOM_FOLDER)
         names = {path.name for path in output_dir.iterdir() if _is_output(path.name) or path.name in REPORTS} - results
         check_names(output_dir, names)
-        foreign = sorted(names.intersection(ALWAYS_WRITTEN))
+        foreign = sorted(names.intersection(written))
         if REPORT in names and _listed(output_dir) is None:
             foreign.append(REPORT)
         if foreign:

@@ -78,6 +78,10 @@ class Products:
         if self.region:
             check_regions(self.region, series, home, "mask or region")
 
+    def files(self, timepoints: int, std: bool) -> set[str]:
+        """Name all outputs for a number of timepoints, except second names."""
+        return {name.format(f"{k:02d}") for name in self.names(std) for k in range(timepoints)}
+
     def names(self, std: bool) -> list[str]:
         """List the names of all outputs, except second names; ``{}`` stands for the number of a timepoint."""
         kinds = {

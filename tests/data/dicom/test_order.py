@@ -219,6 +219,32 @@ def test_trigger_times_of_cycles_of_different_lengths_are_not_given_up_for_numbe
     assert_aligned(read_series(exports.save(one_series(data, headers), tmp_path)), data)
 
 
+@pytest.mark.parametrize("attribute", ["AcquisitionTime", "ContentTime"])
+@pytest.mark.parametrize("number", ["InstanceNumber", "TemporalPositionIdentifier"])
+def test_times_that_vary_by_chance_do_not_mix_volumes_that_are_numbered(attribute, number, tmp_path):
+    """As in images that were reconstructed or exported in parallel."""
+    rng, data, headers = np.random.default_rng(2), volumes(), []
+    for k in range(len(data)):
+        numbers = [k * SIZE[2] + s + 1 for s in range(SIZE[2])] if number == "InstanceNumber" else k + 1
+        clocks = [exports.clock(0.2 * k + value) for value in rng.uniform(0, 1.2, SIZE[2])]
+        headers.append({"AcquisitionTime": "102000", number: numbers, attribute: clocks})
+    series = read_series(exports.save(one_series(data, headers), tmp_path))
+    assert_aligned(series, data)
+    assert series.times_s is None
+
+
+@pytest.mark.parametrize("contradicted", [False, True])
+def test_instance_numbers_that_contradict_content_times_are_a_warning(contradicted, tmp_path):
+    data, headers = volumes(), []
+    for k in range(len(data)):
+        first = (len(data) - k if contradicted else k) * SIZE[2]
+        numbers = [first + s + 1 for s in range(SIZE[2])]
+        headers.append({"AcquisitionTime": "102000", "ContentTime": exports.clock(20 * k), "InstanceNumber": numbers})
+    series = read_series(exports.save(one_series(data, headers), tmp_path))
+    assert_aligned(series, data)
+    assert any("which the instance numbers contradict" in warning for warning in series.warnings) == contradicted
+
+
 def test_a_clock_that_is_set_during_the_scan_does_not_change_the_order(tmp_path):
     data, headers = volumes(), []
     for k, clock in enumerate((400, 402, 0, 2)):

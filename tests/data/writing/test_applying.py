@@ -233,8 +233,11 @@ def test_no_result_takes_the_place_of_another_or_of_an_input(study):
 def test_a_file_of_a_registration_is_not_replaced(study):
     (study / "out" / "report.json").write_text('{"files": ["mean.nii.gz"]}', encoding="utf-8")
     (study / "mean.nii").write_bytes((study / "scan.t1.nii.gz").read_bytes())
-    with pytest.raises(InputError, match="would replace a file of the registration"):
-        apply_field_to_files(study / "out" / "ddf_01.nii.gz", [study / "mean.nii"], study / "out")
+    for deleted in (False, True):
+        if deleted:
+            (study / "out" / "mean.nii.gz").unlink()
+        with pytest.raises(InputError, match="would replace a file of the registration"):
+            apply_field_to_files(study / "out" / "ddf_01.nii.gz", [study / "mean.nii"], study / "out")
 
 
 def test_only_unchanged_results_are_replaced(study):

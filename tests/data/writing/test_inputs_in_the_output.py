@@ -12,6 +12,7 @@ from groupmorph_monai.data.writing.output_folder import (
     atomic_folder,
     check_contains_no_input,
 )
+from groupmorph_monai.data.writing.products import Exports, Products
 from groupmorph_monai.errors import InputError
 
 
@@ -46,6 +47,17 @@ def test_inputs_at_any_depth_of_a_folder_to_be_removed_are_detected(tmp_path):
         check_contains_no_input(tmp_path, [path])  # a folder of the user is kept
         with pytest.raises(InputError, match="expected an output folder that holds no input"):
             check_contains_no_input(tmp_path, [path], ["mean.nii.gz", "dicom"])
+
+
+@pytest.mark.parametrize("name", ["ddf_01.nii.gz", "inverse_ddf_00.nii.gz", "transform_01.h5", "warped.seq.nrrd"])
+def test_a_file_of_the_user_with_the_name_of_an_output_is_not_replaced(name, tmp_path):
+    products = Products(exports=Exports(itk_transforms=True, sequence=True))
+    (tmp_path / name).touch()
+    check_result_folder(tmp_path, [], Products(fields="none").files(2, std=False))
+    with pytest.raises(InputError, match=f"{name}: expected no file that a registration would replace"):
+        check_result_folder(tmp_path, [], products.files(2, std=False))
+    (tmp_path / "report.json").write_text(json.dumps({"files": [name]}), encoding="utf-8")
+    check_result_folder(tmp_path, [], products.files(2, std=False))
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "segmentation.dcm", "DICOMDIR"])

@@ -181,6 +181,9 @@ def test_a_map_between_scans_that_are_not_there_is_refused(result, tmp_path):
     ):
         with pytest.raises(InputError, match=words):
             combine_fields(folder, 1, 0, tmp_path / name)
+    (tmp_path / "report.json").write_text('{"files": ["ddf_01.nii.gz"]}', encoding="utf-8")
+    with pytest.raises(InputError, match="got .*ddf_01.nii.gz, a file of the registration in this folder"):
+        combine_fields(folder, 1, 0, tmp_path / "ddf_01.nii.gz")
 
 
 def test_a_scan_below_0_is_answered_with_those_that_there_are(result, tmp_path, capsys):
