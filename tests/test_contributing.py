@@ -22,6 +22,16 @@ from groupmorph_monai.data import make_phantom
 phantom = make_phantom(7, size=(32, 32, 24), timepoints=2)
 nibabel.save(nibabel.Nifti1Image(phantom["image"].movedim(0, -1).numpy(), phantom["affine"].numpy()), "series.nii.gz")
 """
+VOL_SERIES = """
+from pathlib import Path
+from groupmorph_monai.data.reading.readers import header_grids, read_series
+from tests.data.reading.test_vol import AXIAL, SAGITTAL, write
+Path("series").mkdir()
+for k, affine in enumerate((AXIAL, SAGITTAL)):
+    write(Path("series", f"t{k}.vol"), affine, lambda x, y, z: x + 10 * y + 100 * z)
+frames = read_series("series").frames
+assert [grid.affine.tolist() for grid in header_grids("series")] == [frame.affine.tolist() for frame in frames]
+"""
 FILES = {
     "likelihood": {"student_t.py", "test_student_t.py", "student_t.yaml"},
     "model": {"two_layers.py", "test_two_layers.py", "two_layers.yaml"},
@@ -112,6 +122,35 @@ def test_the_likelihood_joins_the_package(tmp_path):
     recipe.run(f"python -m groupmorph_monai.apps {command.replace('SERIES', 'series.nii.gz')}", clone)
     settings = json.loads((clone / "aligned" / "report.json").read_text(encoding="utf-8"))["settings"]
     assert settings["likelihood"]["name"] == "StudentT" and settings["overlays"] == ["likelihoods/student_t"]
+
+
+@pytest.mark.slow
+def test_the_format_joins_the_package(tmp_path):
+    """Steps 1 and 2 of the recipe, in a copy of the package."""
+    recipe, clone = Recipe("file format", tmp_path), copy_of_the_package(tmp_path)
+    imports, vol_format = re.findall(r"^```python\n((?!# ).*?)```", recipe.text, re.DOTALL | re.MULTILINE)
+    reading = clone / "groupmorph_monai" / "data" / "reading"
+    if (reading / "vol.py").exists():
+        pytest.skip("the recipe was followed in this clone")
+    code = (tmp_path / "vol.py").read_text(encoding="utf-8").replace("from collections.abc import Sequence\n", "")
+    code = re.sub(r"^(from groupmorph_monai.*\n)+", imports, code, flags=re.MULTILINE)
+    code = re.sub(r"^def read_vol_series.*", lambda _: vol_format, code, flags=re.DOTALL | re.MULTILINE)
+    (reading / "vol.py").write_text(code, encoding="utf-8")
+    readers = reading / "readers.py"
+    choice = '    if str(path).lower().endswith(".vol"):\n        return VolFormat()\n'
+    replace(readers, "-> ImageFormat:\n", f"-> ImageFormat:\n{choice}")
+    replace(readers, "import check_regular_file\n", "import check_regular_file\nfrom .vol import VolFormat\n")
+    replace(reading / "names.py", "\nIMAGE_ENDINGS = (", '\nIMAGE_ENDINGS = (".vol", ')
+    test = (tmp_path / "test_vol.py").read_text(encoding="utf-8")
+    test = test.replace("from vol import read_vol, read_vol_series\n", "")
+    moved = "from groupmorph_monai.data.reading.vol import read_vol\n"
+    test = test.replace("from groupmorph_monai.errors", f"{moved}from groupmorph_monai.errors")
+    test = test.replace("read_vol_series([fixed, moved])", "[fixed, moved]")
+    (clone / "tests" / "data" / "reading" / "test_vol.py").write_text(test, encoding="utf-8")
+    recipe.lint(clone, "groupmorph_monai/data/reading/vol.py", "tests/data/reading/test_vol.py")
+    recipe.run("python -m pytest -q tests/data/reading/test_vol.py --rootdir .", clone)
+    recipe.run(f"python -c {shlex.quote(VOL_SERIES)}", clone)
+    recipe.run("python -m groupmorph_monai.apps register series --dry-run --output aligned", clone)
 
 
 def copy_of_the_package(folder):
