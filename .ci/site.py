@@ -25,7 +25,10 @@ PACKAGES = ("apps.api", "space", "probability", "networks", "data", "workflow", 
 def on_files(files, config):
     for name, source in PAGES.items():
         # A link to a page of the site is relative to it; other files of the repository are named without a link.
-        text = (ROOT / source).read_text(encoding="utf-8").replace("](bundle/docs/", "](")
+        text = (ROOT / source).read_text(encoding="utf-8")
+        for page, file in PAGES.items():
+            text = text.replace(f"]({file})", f"]({page})")
+        text = text.replace("](bundle/docs/", "](")
         text = re.sub(r"\[([^\]]+)\]\((?!http|#)(?!\S+\.(?:md|png)[#)])[^)]*\)", r"\1", text)
         files.append(File.generated(config, name, content=text))
     reference = "# Reference\n\n" + "".join(f"::: groupmorph_monai.{package}\n\n" for package in PACKAGES)

@@ -16,7 +16,8 @@ class NegativeELBO(nn.Module):
     Args:
         likelihood: maps warped volumes ``(B, K, *S)``, and where they are valid, to a scalar log likelihood.
         prior: prior of z.
-        kl_weight: weight of the KL term; 1 is the paper's objective with the KL averaged over voxels.
+        kl_weight: weight of the KL term; 1 is the paper's objective with the KL averaged over voxels of z and
+            timepoints, and summed over components.
         posterior: distribution that ``z_mean`` and ``z_log_variance`` parametrise; None is `Posterior` without
             smoothing.
         surfaces: likelihood of a structure's surfaces, for batches that contain them (VoxelMorph-diff, Eq. 10).

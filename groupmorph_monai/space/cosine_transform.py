@@ -50,7 +50,8 @@ class CosineTransform:
 
     @staticmethod
     def laplacian(size: Sequence[int]) -> Tensor:
-        """Return the eigenvalues of ``L = D - A``, sums of those of lines along the axes, ``(*S)`` float64."""
+        """Return the eigenvalues of ``L = D - A`` (GroupMorph, Eq. 1), sums of those of lines along the axes, ``(*S)``
+        float64."""
         return total(torch.meshgrid([line_laplacian(n) for n in size], indexing="ij"))
 
     @staticmethod

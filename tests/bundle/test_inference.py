@@ -116,8 +116,11 @@ def test_the_reference_stays_and_extra_maps_come_on_request(scans, tmp_path):
 PAIRS = ("modes/pair_wise", "modes/symmetric")
 KINDS = ("modes/", "likelihoods/", "integrators/", "posteriors/", "data/lung_ct")
 OTHERS = {"modes/sample", "modes/transport", "modes/surfaces", "modes/bidirectional"}  # other models, or training alone
-NOT_FOR_ENHANCEMENT: set[str] = set()  # likelihoods of intensities, which take enhancement for motion
-REGISTER = [name for name in overlay_names() if name.startswith(KINDS) and name not in OTHERS | NOT_FOR_ENHANCEMENT]
+NOT_FOR_ENHANCEMENT = [
+    # likelihoods of intensities, which take enhancement for motion
+]
+EXCLUDED = OTHERS.union(NOT_FOR_ENHANCEMENT)
+REGISTER = [name for name in overlay_names() if name.startswith(KINDS) and name not in EXCLUDED]
 
 
 @pytest.mark.parametrize("overlay", REGISTER)
