@@ -68,6 +68,7 @@ def test_all_mistakes_of_a_manifest_are_reported_before_anything_starts(study, c
         ("seven", "", ""),
         ("eight", str(study), ""),
         ("Two", "b/t0.nii.gz;a/t0.nii.gz", ""),
+        ("ä" * 101, "b", ""),
     )
     assert main(["cohort", str(file), "--output", str(study / "out")]) == 2
     lines = capsys.readouterr().err.splitlines()
@@ -81,10 +82,11 @@ def test_all_mistakes_of_a_manifest_are_reported_before_anything_starts(study, c
         "line 8: scans: expected paths separated by ';', got ''",
         f"line 9: scans: expected files outside --output {study / 'out'}, got {study}; choose another folder",
         "line 10: name: expected a unique name, got 'Two' as on line 3",
+        f"line 11: name: expected a folder name of at most 200 bytes, got '{'ä' * 101}' with 202; shorten it",
     ]
     assert lines[:-1] == [f"groupmorph: {file}: {line}" for line in wanted]
     assert lines[-1].startswith(
-        f"groupmorph: {file}: expected valid lines, got 8 invalid; correct them, nothing was registered"
+        f"groupmorph: {file}: expected valid lines, got 9 invalid; correct them, nothing was registered"
     )
     assert not (study / "out").exists()
 
@@ -292,6 +294,16 @@ def test_a_scheduler_that_does_not_answer(study, capsys, monkeypatch):
     options = ["--output", str(study / "out"), "--scheduler", "tcp://127.0.0.1:1"]
     assert main(["cohort", str(file), *options]) == 2
     assert "--scheduler: expected a Dask scheduler" in capsys.readouterr().err and not (study / "out").exists()
+
+
+def test_a_scheduler_that_needs_certificates(study, capsys):
+    pytest.importorskip("distributed")
+    file = manifest(study, ("name", "scans"), ("one", "a"))
+    options = ["--output", str(study / "out"), "--scheduler", "tls://127.0.0.1:1"]
+    assert main(["cohort", str(file), *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--scheduler: expected an address that Dask can use, got tls://127.0.0.1:1" in line
+    assert "distributed.comm.tls" in line and not (study / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["series", "failed", ".work"])

@@ -114,7 +114,7 @@ def connect(address: str) -> "Client":
     """Connect to a running Dask scheduler.
 
     Raises:
-        InputError: If it does not answer.
+        InputError: If it does not answer, or if the address needs certificates that Dask does not have.
     """
     from distributed import Client
 
@@ -123,6 +123,11 @@ def connect(address: str) -> "Client":
     except OSError as error:
         raise InputError(
             f"--scheduler: expected a Dask scheduler at {address}, got no answer; start 'dask scheduler'"
+        ) from error
+    except (TypeError, ValueError) as error:  # of Dask's own checks
+        raise InputError(
+            f"--scheduler: expected an address that Dask can use, got {address} ({error}); for tls:// and wss://, set "
+            "certificates in Dask's configuration, distributed.comm.tls"
         ) from error
 
 
