@@ -63,7 +63,7 @@ def parse_settings(assignments: Sequence[str], config: str, files: Sequence[str]
     """Parse the arguments of ``--set`` and check each value against its declaration.
 
     Args:
-        assignments: ``NAME=VALUE`` as typed; VALUE is a YAML literal.
+        assignments: ``NAME=VALUE`` as typed; VALUE is a YAML literal, or text that is not YAML, such as ``*dyn*``.
         config: name of the config.
         files: the config and its overlays, whose top-level keys are the names.
 
@@ -82,7 +82,7 @@ def parse_settings(assignments: Sequence[str], config: str, files: Sequence[str]
         try:
             parsed = _numbers(yaml.load(value, _Literals))
         except (yaml.YAMLError, ValueError, RecursionError):
-            raise InputError(f"--set {name}: expected {SETTINGS[name]}, got {value!r}") from None
+            parsed = value
         _check_value(name, parsed, value, "--set ")
         if values.setdefault(name, parsed) != parsed:
             raise InputError(f"--set {name}: expected one value, got {values[name]!r} and {value!r}; choose one")
