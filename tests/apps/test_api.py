@@ -187,6 +187,7 @@ def test_files_and_arrays_give_the_same_fields(result, phantom, tmp_path):
         (lambda x: gm.register(x, affine=AFFINE, mask=x[0]), "mask: expected a list of names or paths, got array"),
         (lambda x: gm.register(x, affine=AFFINE, overlays=None), "overlays: expected a list of names or paths"),
         (lambda x: gm.register(x, affine=AFFINE, device="gpu"), "--device: expected a device .* got gpu"),
+        (lambda x: gm.register(x, affine=AFFINE, device=2**70), f"--device: expected a device .* got {2**70}"),
         (lambda x: gm.register(x, affine=AFFINE, device="cpu:7"), "--device: expected a device .* got cpu:7"),
         (lambda x: gm.register(x, affine=AFFINE, reference=True), "reference: expected 'mean' or the index"),
         (
