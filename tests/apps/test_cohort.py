@@ -195,6 +195,26 @@ def test_outputs_are_checked_before_anything_starts(study, capsys, monkeypatch, 
 
 
 @pytest.mark.parametrize(
+    "column, value, options, message",
+    [
+        ("spacing_mm", "3", ["--set", "spacing_mm=2"], "--set spacing_mm: conflicts with the option"),
+        ("reference", "1", ["--overlay", "modes/pair_wise"], "expected one alignment of modes/"),
+        ("mask", "", ["--set", "timepoints=2"], "scans: expected 2, as the settings require, got 3"),
+        ("series_description", "*dyn*", [], "--series-description: expected a folder or DICOM files"),
+    ],
+)
+def test_options_of_a_series_are_checked_before_anything_starts(study, capsys, column, value, options, message):
+    for k in range(3):
+        nib.save(nib.Nifti1Image(np.ones((8, 8, 8), np.float32), np.eye(4)), study / f"s{k}.nii.gz")
+    scans = "s0.nii.gz;s1.nii.gz"
+    third = scans + ";s2.nii.gz"
+    file = manifest(study, ("name", "scans", column), ("first", scans, ""), ("second", third, value))
+    assert main(["cohort", str(file), "--output", str(study / "out"), "--shard", "1/1", *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"groupmorph: {file}: second: ") and message in line and not (study / "out").exists()
+
+
+@pytest.mark.parametrize(
     "header, message",
     [
         ("name\tscan", "expected the columns name and scans"),
