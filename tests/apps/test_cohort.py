@@ -282,6 +282,7 @@ def test_jobs_that_the_queue_rejects(study, tmp_path, monkeypatch, capfd):
     (line,) = [line for line in capfd.readouterr().err.splitlines() if not line.startswith(("workers", "1 series"))]
     assert line.startswith("groupmorph: --jobqueue slurm: could not submit jobs (sbatch: error: Batch job subm")
     assert "Invalid account" in line and line.endswith("or --workers")
+    assert not (study / "out" / "jobs").exists()
 
 
 def test_hashes_tell_what_a_result_depends_on(study):

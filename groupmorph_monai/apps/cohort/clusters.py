@@ -152,6 +152,8 @@ def open_cluster(args: argparse.Namespace, resources: Resources) -> "Cluster":
         cluster = getattr(dask_jobqueue, kind)(**_job(args, resources))
         _submit_jobs(cluster, resources.workers)
     except (OSError, ValueError, RuntimeError) as error:
+        with suppress(OSError):  # it has logs of earlier jobs
+            os.rmdir(_job_logs(args))
         reason = str(error).strip().rpartition("\n")[2]  # the last line of the queue's own message
         raise InputError(
             f"--jobqueue {args.jobqueue}: could not submit jobs ({reason}); correct the queue's settings in "
@@ -187,8 +189,12 @@ def _job(args: argparse.Namespace, resources: Resources) -> Mapping[str, object]
         "processes": 1,
         "memory": f"{math.ceil(resources.memory_gb * 1e3)}MB",
         "worker_extra_args": ["--nthreads", "1", "--memory-limit", "0"],
-        "log_directory": os.path.join(args.output, "jobs"),
+        "log_directory": _job_logs(args),
     }
+
+
+def _job_logs(args: argparse.Namespace) -> str:
+    return os.path.join(args.output, "jobs")
 
 
 def submit(client: "Client", lines: Sequence[str]) -> Iterator[tuple[int, "Status | Exception"]]:
