@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from argparse import ArgumentTypeError
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,6 +28,7 @@ from ..evaluation.assessment import Assessor
 from ..space.grid import Grid
 from ..space.transforms import Transform
 from ..workflow.parsed_config import parsed_config
+from . import option_types
 from .input_errors import find_input_error
 from .places import absolute_paths
 from .run import checked_run
@@ -128,7 +130,7 @@ class Registration:
             InputError: If the files cannot be written there.
         """
         try:
-            writer = SeriesWriter(**self._writing, output_dir=str(_path(folder, "folder")))
+            writer = SeriesWriter(**self._writing, output_dir=_results_folder(folder))
             writer.started = time.perf_counter() - (self._evaluator.state.times[Events.COMPLETED.name] or 0.0)
             writer(self._evaluator)
             release(folder)
@@ -267,6 +269,14 @@ def _names(value: object, argument: str) -> list[str | Path]:
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, (str, Path)) for name in names):
         raise InputError(f"{argument}: expected a list of names or paths, got {value!r:.60}; pass a list")
     return [_path(name, argument) for name in names]
+
+
+def _results_folder(value: object) -> str:
+    """Check the folder of results as the command line does."""
+    try:
+        return option_types.folder(str(_path(value, "folder")))
+    except ArgumentTypeError as error:
+        raise InputError(f"folder: {error}") from None
 
 
 def _path(value: object, argument: str) -> str | Path:

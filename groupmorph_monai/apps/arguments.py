@@ -307,7 +307,7 @@ def _add_sample(commands: Commands) -> None:
         metavar="N",
         help="number of deformations to draw (default: 6)",
     )
-    p.add_argument("--seed", type=seed, default=0, metavar="N", help="random seed (default: 0)")
+    p.add_argument("--seed", type=seed, metavar="N", help="random seed (default: 0)")
     _add_coded(p)
 
 

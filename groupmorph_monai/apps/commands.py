@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..data.reading.folders import dicom_paths, list_series
+from ..data.reading.folders import list_series
 from ..data.reading.points import is_points
 from ..data.reading.readers import read_series
 from ..data.writing.applying import apply_field_to_files, combine_fields
@@ -36,11 +36,6 @@ def register(args: argparse.Namespace) -> None:
         return
     if not args.output:
         raise InputError("register: expected --output, got none; see groupmorph register --help")
-    if args.series_description and all(map(os.path.isfile, args.files)) and not dicom_paths(args.files):
-        raise InputError(
-            f"--series-description: expected a folder or DICOM files to choose from, got {args.files[0]}; omit the "
-            "option"
-        )
     check_place(args.output, args.files)
     positional, options = registration(args)
     if args.dry_run:

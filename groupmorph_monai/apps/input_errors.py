@@ -60,6 +60,8 @@ def _explain_memory(error: BaseException) -> str:
             "larger --spacing-mm, fewer scans or a smaller part of them, or raise the limit of the process "
             "('ulimit -v'); to train, use a smaller patch_size_voxels"
         )
+    if "can't start new thread" in str(error):
+        return "threads: the system starts no more; use --threads 1, or raise 'ulimit -u' or 'ulimit -v'"
     return ""
 
 

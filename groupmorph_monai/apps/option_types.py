@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import reprlib
 from collections.abc import Callable
 
 from .kinds import Kind, Number, Whole
@@ -13,7 +14,7 @@ _FILE = re.compile(r".*\.(nii|nii\.gz|mha|mhd|nrrd|nhdr|h5|csv|tsv|json|html)", 
 
 def device(text: str) -> str:
     if not re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"expected cpu, cuda or cuda:N, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected cpu, cuda or cuda:N, got {reprlib.repr(text)}")
     return text
 
 
@@ -40,7 +41,7 @@ def _local(text: str) -> str:
     """Refuse a URL and a home folder that the shell did not expand, which would become names of folders."""
     if _UNEXPANDED.match(text):
         raise argparse.ArgumentTypeError(
-            f"expected a path, got {text!r}; omit quotes and the =, so that the shell expands ~"
+            f"expected a path, got {text!r}; omit quotes and the =, so that the shell expands ~, or write it in full"
         )
     if "://" in text:
         raise argparse.ArgumentTypeError(
@@ -64,14 +65,16 @@ def pattern(text: str) -> str:
 
 def reference(text: str) -> str:
     if text != "mean" and not re.fullmatch(r"\d{1,6}", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"expected 'mean' or the number of a timepoint from 0, got {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"expected 'mean' or the number of a timepoint from 0, got {reprlib.repr(text)}"
+        )
     return text
 
 
 def scan(text: str) -> int:
     """Parse the number of a scan. Its range depends on the series and is checked there."""
     if not re.fullmatch(r"-?\d{1,6}", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"expected the number of a scan, from 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected the number of a scan, from 0, got {reprlib.repr(text)}")
     return int(text)
 
 
@@ -84,7 +87,7 @@ def number(kind: Kind) -> Callable[[str], float]:
         except ValueError:
             value = None
         if value is None or not text.isascii() or "_" in text or not kind.accepts(value):
-            raise argparse.ArgumentTypeError(f"expected {kind}, got {text!r}")
+            raise argparse.ArgumentTypeError(f"expected {kind}, got {reprlib.repr(text)}")
         return value
 
     return read

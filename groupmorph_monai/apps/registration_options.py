@@ -1,9 +1,11 @@
 """Translate options of ``groupmorph register`` and ``groupmorph cohort`` into settings of the bundle."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from typing import Any
 
+from ..data.reading.folders import dicom_paths
 from ..errors import InputError
 from .places import absolute_paths
 
@@ -21,14 +23,22 @@ def check_modes(overlays: Sequence[str], purpose: str) -> None:
             raise InputError(f"--overlay {mode}: expected an overlay for {purpose}; use groupmorph {command}")
 
 
+def _check_description(description: str | None, files: Sequence[str]) -> None:
+    if description and files and all(map(os.path.isfile, files)) and not dicom_paths(files):
+        raise InputError(
+            f"--series-description: expected a folder or DICOM files to choose from, got {files[0]}; omit the option"
+        )
+
+
 def registration(args: argparse.Namespace) -> tuple[tuple[str, list[str], list[str], str | None], dict[str, Any]]:
     """Translate the options of ``groupmorph register`` into arguments of `checked_run`.
 
     Raises:
-        InputError: If a mask has no effect.
+        InputError: If a mask or a description of the series has no effect.
     """
     overlays, chosen = list(args.overlay), {}
     check_modes(overlays, "registration")
+    _check_description(args.series_description, args.files)
     if args.reference != "mean":
         overlays, chosen = [*overlays, "modes/all_to_one"], {"reference": int(args.reference)}
     if args.no_refine:

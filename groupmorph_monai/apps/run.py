@@ -205,7 +205,7 @@ def checked_device(name: str | torch.device) -> torch.device:
     try:
         device = torch.device(name)
         count = torch.get_device_module(device).device_count()
-    except (RuntimeError, TypeError):
+    except (RuntimeError, TypeError, ValueError, OverflowError):
         count = 0
     if not count or (device.index or 0) >= count:
         raise InputError(f"--device: expected a device available to PyTorch, got {name}; use cpu")

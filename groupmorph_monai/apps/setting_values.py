@@ -63,7 +63,7 @@ def parse_settings(assignments: Sequence[str], config: str, files: Sequence[str]
     """Parse the arguments of ``--set`` and check each value against its declaration.
 
     Args:
-        assignments: ``NAME=VALUE`` as typed; VALUE is a YAML literal.
+        assignments: ``NAME=VALUE`` as typed; VALUE is a YAML literal, or text that is not YAML, such as ``*dyn*``.
         config: name of the config.
         files: the config and its overlays, whose top-level keys are the names.
 
@@ -75,17 +75,18 @@ def parse_settings(assignments: Sequence[str], config: str, files: Sequence[str]
     for text in assignments:
         name, equals, value = text.partition("=")
         if not equals:
-            raise InputError(f"--set: expected NAME=VALUE, got {text!r}; {_HINT}")
+            raise InputError(f"--set: expected NAME=VALUE, got {reprlib.repr(text)}; {_HINT}")
         _check_name(name, keys, f"{config}.yaml", "--set")
         if not value.strip():  # such as NAME=$VARIABLE with an unset variable; null must be spelled out
             raise InputError(f"--set {name}: expected {SETTINGS[name]}, got {value!r}")
         try:
             parsed = _numbers(yaml.load(value, _Literals))
         except (yaml.YAMLError, ValueError, RecursionError):
-            raise InputError(f"--set {name}: expected {SETTINGS[name]}, got {value!r}") from None
+            parsed = value
         _check_value(name, parsed, value, "--set ")
         if values.setdefault(name, parsed) != parsed:
-            raise InputError(f"--set {name}: expected one value, got {values[name]!r} and {value!r}; choose one")
+            both = " and ".join(map(reprlib.repr, (values[name], value)))
+            raise InputError(f"--set {name}: expected one value, got {both}; choose one")
     return values
 
 
@@ -279,7 +280,7 @@ def _check_name(name: str, keys: Mapping[str, object], config: str, where: str) 
         cure = f"it is a setting of --overlay {' or '.join(overlays)}"
     else:
         cure = suggestion(name, names, _HINT)
-    raise InputError(f"{where}: expected a setting of {config}, got {name!r}; {cure}")
+    raise InputError(f"{where}: expected a setting of {config}, got {reprlib.repr(name)}; {cure}")
 
 
 def _is_component(content: object) -> bool:

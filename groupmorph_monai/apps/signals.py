@@ -4,7 +4,7 @@ import os
 import signal
 from types import FrameType
 
-STOPPED = "groupmorph: stopped; earlier results are unchanged"
+STOPPED = "groupmorph: stopped; results are the earlier or the new ones, never a mixture"
 
 
 def stopping_signals() -> list[signal.Signals]:

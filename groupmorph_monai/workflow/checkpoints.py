@@ -188,8 +188,13 @@ class Checkpoints:
         trainer.add_event_handler(Events.STARTED, self._load, checkpoint)
 
     def _newest(self) -> tuple[int, Mapping[str, Any] | None]:
-        """Load the newest checkpoint that is not broken; return its epoch and content, or 0 and None."""
-        for epoch, path in reversed(saved_checkpoints(self.folder)):
+        """Load the newest checkpoint that is not broken; return its epoch and content, or 0 and None without any.
+
+        Raises:
+            InputError: If all are broken; a new run would replace the best weights of this one.
+        """
+        checkpoints = saved_checkpoints(self.folder)
+        for epoch, path in reversed(checkpoints):
             try:
                 checkpoint = load_tensors(path)
                 if (name := _not_finite(checkpoint)) is None:
@@ -198,6 +203,11 @@ class Checkpoints:
             except ValueError as error:
                 reason = str(error)
             logger.warning("%s is broken and ignored: %s", path, reason)
+        if checkpoints:
+            raise InputError(
+                f"output_dir: expected a checkpoint in {self.folder} from which the run can resume, got only broken "
+                f"ones; choose another folder, with {BEST} as initial weights, or remove the checkpoints and {BEST}"
+            )
         return 0, None
 
     def _check(self, trainer: Engine, epoch: int, checkpoint: Mapping[str, Any]) -> None:

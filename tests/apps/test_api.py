@@ -1,6 +1,7 @@
 """Registration from Python, of files and of arrays."""
 
 import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -187,6 +188,7 @@ def test_files_and_arrays_give_the_same_fields(result, phantom, tmp_path):
         (lambda x: gm.register(x, affine=AFFINE, mask=x[0]), "mask: expected a list of names or paths, got array"),
         (lambda x: gm.register(x, affine=AFFINE, overlays=None), "overlays: expected a list of names or paths"),
         (lambda x: gm.register(x, affine=AFFINE, device="gpu"), "--device: expected a device .* got gpu"),
+        (lambda x: gm.register(x, affine=AFFINE, device=2**70), f"--device: expected a device .* got {2**70}"),
         (lambda x: gm.register(x, affine=AFFINE, device="cpu:7"), "--device: expected a device .* got cpu:7"),
         (lambda x: gm.register(x, affine=AFFINE, reference=True), "reference: expected 'mean' or the index"),
         (
@@ -221,6 +223,9 @@ def test_a_mistake_is_one_line(phantom, mistaken, message):
         (lambda r, x: r.to_folder(None), "folder: expected a name or path, got None"),
         (lambda r, x: r.to_folder(""), "folder: expected a name or path, got ''"),
         (lambda r, x: r.to_folder("a\0b"), "folder: expected a name or path, got 'a.x00b'"),
+        (lambda r, x: r.to_folder("~/results"), "folder: expected a path, got '~/results'; .* or write it in full"),
+        (lambda r, x: r.to_folder("http://a/b"), "folder: expected a path on this machine, got 'http://a/b'; mount"),
+        (lambda r, x: r.to_folder(Path("x.nii.gz")), "folder: expected a folder for several files, got 'x.nii.gz'"),
         (lambda r, x: r.to_folder("x" * 300), "x: expected a path that can be used, got File name too long"),
     ],
 )

@@ -46,7 +46,7 @@ def parsed(monkeypatch, tmp_path):
     return values
 
 
-NAMES = ("series", "mask", "donor", "output_dir", "weights", "dataset_dir", "bundle_root")
+NAMES = ("series", "mask", "donor", "output_dir", "weights", "dataset_dir", "bundle_root", "sample_seed")
 OPTIONS = {
     "register FILES": (["register", "{}", "--output", "out"], "series", [True]),
     "register --output": (["register", "scans", "--output", "{}"], "output_dir", False),
@@ -84,6 +84,15 @@ def test_an_option_means_what_was_typed(option, sign, parsed, monkeypatch, tmp_p
 def test_many_scans_mean_what_was_typed(parsed, tmp_path):
     assert main(["register", *SIGNS, "--output", "out"]) == 0
     assert parsed["series"] == [str(tmp_path / sign) for sign in SIGNS]
+
+
+def test_the_seed_of_samples_is_an_option_or_a_setting(parsed, capsys):
+    command = ["sample", "scan", "--weights", "w", "--output", "out"]
+    for options, value in ((["--seed", "3"], 3), (["--set", "sample_seed=4"], 4)):
+        assert main([*command, *options]) == 0
+        assert parsed["sample_seed"] == value
+    assert main([*command, "--seed", "3", "--set", "sample_seed=4"]) == 2
+    assert "--set sample_seed: conflicts with the option" in capsys.readouterr().err
 
 
 def test_bytes_that_are_no_text_come_through(parsed, tmp_path):

@@ -68,6 +68,7 @@ def test_all_mistakes_of_a_manifest_are_reported_before_anything_starts(study, c
         ("seven", "", ""),
         ("eight", str(study), ""),
         ("Two", "b/t0.nii.gz;a/t0.nii.gz", ""),
+        ("ä" * 101, "b", ""),
     )
     assert main(["cohort", str(file), "--output", str(study / "out")]) == 2
     lines = capsys.readouterr().err.splitlines()
@@ -81,10 +82,11 @@ def test_all_mistakes_of_a_manifest_are_reported_before_anything_starts(study, c
         "line 8: scans: expected paths separated by ';', got ''",
         f"line 9: scans: expected files outside --output {study / 'out'}, got {study}; choose another folder",
         "line 10: name: expected a unique name, got 'Two' as on line 3",
+        f"line 11: name: expected a folder name of at most 200 bytes, got '{'ä' * 101}' with 202; shorten it",
     ]
     assert lines[:-1] == [f"groupmorph: {file}: {line}" for line in wanted]
     assert lines[-1].startswith(
-        f"groupmorph: {file}: expected valid lines, got 8 invalid; correct them, nothing was registered"
+        f"groupmorph: {file}: expected valid lines, got 9 invalid; correct them, nothing was registered"
     )
     assert not (study / "out").exists()
 
@@ -193,6 +195,26 @@ def test_outputs_are_checked_before_anything_starts(study, capsys, monkeypatch, 
 
 
 @pytest.mark.parametrize(
+    "column, value, options, message",
+    [
+        ("spacing_mm", "3", ["--set", "spacing_mm=2"], "--set spacing_mm: conflicts with the option"),
+        ("reference", "1", ["--overlay", "modes/pair_wise"], "expected one alignment of modes/"),
+        ("mask", "", ["--set", "timepoints=2"], "scans: expected 2, as the settings require, got 3"),
+        ("series_description", "*dyn*", [], "--series-description: expected a folder or DICOM files"),
+    ],
+)
+def test_options_of_a_series_are_checked_before_anything_starts(study, capsys, column, value, options, message):
+    for k in range(3):
+        nib.save(nib.Nifti1Image(np.ones((8, 8, 8), np.float32), np.eye(4)), study / f"s{k}.nii.gz")
+    scans = "s0.nii.gz;s1.nii.gz"
+    third = scans + ";s2.nii.gz"
+    file = manifest(study, ("name", "scans", column), ("first", scans, ""), ("second", third, value))
+    assert main(["cohort", str(file), "--output", str(study / "out"), "--shard", "1/1", *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"groupmorph: {file}: second: ") and message in line and not (study / "out").exists()
+
+
+@pytest.mark.parametrize(
     "header, message",
     [
         ("name\tscan", "expected the columns name and scans"),
@@ -260,6 +282,7 @@ def test_jobs_that_the_queue_rejects(study, tmp_path, monkeypatch, capfd):
     (line,) = [line for line in capfd.readouterr().err.splitlines() if not line.startswith(("workers", "1 series"))]
     assert line.startswith("groupmorph: --jobqueue slurm: could not submit jobs (sbatch: error: Batch job subm")
     assert "Invalid account" in line and line.endswith("or --workers")
+    assert not (study / "out" / "jobs").exists()
 
 
 def test_hashes_tell_what_a_result_depends_on(study):
@@ -292,6 +315,16 @@ def test_a_scheduler_that_does_not_answer(study, capsys, monkeypatch):
     options = ["--output", str(study / "out"), "--scheduler", "tcp://127.0.0.1:1"]
     assert main(["cohort", str(file), *options]) == 2
     assert "--scheduler: expected a Dask scheduler" in capsys.readouterr().err and not (study / "out").exists()
+
+
+def test_a_scheduler_that_needs_certificates(study, capsys):
+    pytest.importorskip("distributed")
+    file = manifest(study, ("name", "scans"), ("one", "a"))
+    options = ["--output", str(study / "out"), "--scheduler", "tls://127.0.0.1:1"]
+    assert main(["cohort", str(file), *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--scheduler: expected an address that Dask can use, got tls://127.0.0.1:1" in line
+    assert "distributed.comm.tls" in line and not (study / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["series", "failed", ".work"])

@@ -234,7 +234,7 @@ def test_interrupted_by_the_user(importing, monkeypatch, tmp_path, capsys):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(commands.COMMANDS, "demo", interrupted)
     assert main(["demo"]) == 130
-    assert capsys.readouterr().err == "groupmorph: stopped; earlier results are unchanged\n"
+    assert capsys.readouterr().err == "groupmorph: stopped; results are the earlier or the new ones, never a mixture\n"
 
 
 @pytest.mark.parametrize("amount, shown", [("--quiet", 1), (None, 2), ("--verbose", 4)])

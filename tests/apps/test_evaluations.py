@@ -48,11 +48,11 @@ def test_a_job_depends_on_the_files_of_its_series_and_on_the_options(study, monk
 
 
 def test_a_name_that_is_a_path_becomes_a_folder_name(study, monkeypatch):
-    names = [{}, *({"name": name} for name in ("../p 1/scan", "$p", "é.", "x" * 200))]
-    scans = [["a/t00.nii.gz", f"{folder}/t{k}.nii.gz"] for folder in "ab" for k in ("00", "01")] + ["c"]
+    names = [{}, *({"name": name} for name in ("../p 1/scan", "$p", "é.", "x" * 200, "ä" * 130))]
+    scans = [["a/t00.nii.gz", f"{folder}/t{k}.nii.gz"] for folder in "ab" for k in ("00", "01")] + ["c", "b"]
     entries = [{"image": image, **name} for image, name in zip(scans, names)]
     write_json(study / "dataset.json", {"training": entries})
-    assert list(jobs(monkeypatch)) == ["a_t00.nii.gz", "p 1_scan", "p", "é", "x" * 150]
+    assert list(jobs(monkeypatch)) == ["a_t00.nii.gz", "p 1_scan", "p", "é", "x" * 150, "ä" * 100]
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,7 @@ def test_limits_of_the_system():
     assert "free some space" in str(find_input_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
     loading = "Error(s) in loading state_dict for A: While copying the parameter a, an exception occurred: "
     assert "raise the limit" in str(find_input_error(RuntimeError(f"{loading}can't allocate memory")))
+    assert "raise 'ulimit -u' or" in str(find_input_error(RuntimeError("can't start new thread")))
     assert str(find_input_error(RuntimeError(f"{loading}Failed to initialize cpuinfo!"))).startswith("/proc: ")
     no_folder = FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
     assert "set TMPDIR" in str(find_input_error(no_folder))

@@ -70,6 +70,14 @@ def test_options_that_make_no_sense(words, message, refused):
     refused(words.split(), message)
 
 
+@pytest.mark.parametrize(
+    "option",
+    ["--spacing-mm={}", "--std={}", "--reference={}", "--device={}", "--set={}", "--set={}=1", "--set=spacing_mm={}"],
+)
+def test_a_long_value_is_not_repeated_in_full(option, series, refused):
+    refused(["register", *series[:2], *TO, option.format(5000 * "1")], option.partition("=")[0], "1...1")
+
+
 @pytest.mark.parametrize("pattern", ["", " "])
 @pytest.mark.parametrize("command", ["register scans", "cohort s", "evaluate --dataset d", "train --dataset d"])
 def test_empty_pattern(command, pattern, refused):

@@ -63,7 +63,8 @@ def test_a_value_of_another_kind_is_refused_by_name(text):
 @pytest.mark.parametrize(
     "text, value",
     [("noise=1e-3", 1e-3), ("spacing_mm=auto", "auto"), ("spacing_mm=[1,1,2.5]", [1, 1, 2.5]), ("reference=null", None),
-     ("write_jacobian=true", True), ("window_radii_voxels=[1, 2]", [1, 2])],
+     ("write_jacobian=true", True), ("series_description=*dyn*", "*dyn*"), ("series_description=%dyn", "%dyn"),
+     ("series_description=[dD]yn*", "[dD]yn*"), ("window_radii_voxels=[1, 2]", [1, 2])],
 )  # fmt: skip
 def test_a_value_of_its_kind_is_read(text, value):
     assert parse_settings([text], "inference", config_files("inference", ())) == {text.partition("=")[0]: value}

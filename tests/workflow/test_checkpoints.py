@@ -151,6 +151,17 @@ def test_a_broken_checkpoint_falls_back_to_the_one_before(kind, finished, tmp_pa
     assert_finished(tmp_path, finished)
 
 
+@pytest.mark.parametrize("kind", BROKEN)
+def test_the_best_weights_are_kept_if_all_checkpoints_are_broken(kind, tmp_path):
+    Toy(tmp_path, 4).run()
+    for file in tmp_path.glob("checkpoint_epoch=*.pt"):
+        BROKEN[kind][0](file)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(InputError, match="got only broken ones; choose another folder"):
+        Toy(tmp_path, 6).run()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_a_run_that_goes_on_with_other_inputs_warns(tmp_path, caplog):
     Toy(tmp_path, 1, weights="a.pt").run()
     Toy(tmp_path, 2, weights="a.pt")

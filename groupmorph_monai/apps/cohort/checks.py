@@ -15,12 +15,14 @@ from ..run import split_overlays
 from .folders import PAGE, PROGRESS, TABLE, CohortFolder
 
 _LONGEST_NAME = 150  # characters
+_MOST_BYTES = 200  # file systems allow 255, including the endings of locks and temporary files
 _NAME = re.compile(rf"[^\W_][\w.+@ -]{{0,{_LONGEST_NAME - 1}}}(?<![. ])")  # valid folder names on every file system
 
 
 def folder_name(name: str) -> str:
     """Make a folder name from the name of a series, which may be a path."""
-    return re.sub(r"[^\w.+@ -]", "_", name)[-_LONGEST_NAME:].lstrip("_.+@ -").rstrip(". ")
+    end = re.sub(r"[^\w.+@ -]", "_", name)[-_LONGEST_NAME:].encode()[-_MOST_BYTES:].decode(errors="ignore")
+    return end.lstrip("_.+@ -").rstrip(". ")
 
 
 def check_folder_name(name: str) -> None:
@@ -33,6 +35,10 @@ def check_folder_name(name: str) -> None:
         raise InputError(
             f"name: expected a folder name of at most {_LONGEST_NAME} letters, digits, spaces and . _ - + @, got "
             f"{name!r}"
+        )
+    if (size := len(name.encode())) > _MOST_BYTES:
+        raise InputError(
+            f"name: expected a folder name of at most {_MOST_BYTES} bytes, got {name!r} with {size}; shorten it"
         )
 
 

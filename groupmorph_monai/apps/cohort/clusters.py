@@ -114,7 +114,7 @@ def connect(address: str) -> "Client":
     """Connect to a running Dask scheduler.
 
     Raises:
-        InputError: If it does not answer.
+        InputError: If it does not answer, or if the address needs certificates that Dask does not have.
     """
     from distributed import Client
 
@@ -123,6 +123,11 @@ def connect(address: str) -> "Client":
     except OSError as error:
         raise InputError(
             f"--scheduler: expected a Dask scheduler at {address}, got no answer; start 'dask scheduler'"
+        ) from error
+    except (TypeError, ValueError) as error:  # of Dask's own checks
+        raise InputError(
+            f"--scheduler: expected an address that Dask can use, got {address} ({error}); for tls:// and wss://, set "
+            "certificates in Dask's configuration, distributed.comm.tls"
         ) from error
 
 
@@ -147,6 +152,8 @@ def open_cluster(args: argparse.Namespace, resources: Resources) -> "Cluster":
         cluster = getattr(dask_jobqueue, kind)(**_job(args, resources))
         _submit_jobs(cluster, resources.workers)
     except (OSError, ValueError, RuntimeError) as error:
+        with suppress(OSError):  # it has logs of earlier jobs
+            os.rmdir(_job_logs(args))
         reason = str(error).strip().rpartition("\n")[2]  # the last line of the queue's own message
         raise InputError(
             f"--jobqueue {args.jobqueue}: could not submit jobs ({reason}); correct the queue's settings in "
@@ -182,8 +189,12 @@ def _job(args: argparse.Namespace, resources: Resources) -> Mapping[str, object]
         "processes": 1,
         "memory": f"{math.ceil(resources.memory_gb * 1e3)}MB",
         "worker_extra_args": ["--nthreads", "1", "--memory-limit", "0"],
-        "log_directory": os.path.join(args.output, "jobs"),
+        "log_directory": _job_logs(args),
     }
+
+
+def _job_logs(args: argparse.Namespace) -> str:
+    return os.path.join(args.output, "jobs")
 
 
 def submit(client: "Client", lines: Sequence[str]) -> Iterator[tuple[int, "Status | Exception"]]:

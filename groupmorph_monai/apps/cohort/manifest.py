@@ -28,11 +28,13 @@ class ManifestRow:
         name: unique name of the series and of its folder.
         files: the scans, or a folder of scans; absolute paths.
         options: options of ``groupmorph register`` for this series alone, by name.
+        count: number of scans; 0 if it is unknown.
     """
 
     name: str
     files: list[str]
     options: dict[str, object] = field(default_factory=dict)
+    count: int = 0
 
 
 def read_manifest(manifest: str | Path, output: str | Path, common_reference: str = "mean") -> list[ManifestRow]:
@@ -149,7 +151,7 @@ def _series(row: Mapping[str, str], folder: Path, output: str | Path, common_ref
     masks = cast(list[str], options.get("mask", []))
     check_not_overwritten("mask", masks, output)
     _check_masks(masks, count)
-    return ManifestRow(row["name"], files, options)
+    return ManifestRow(row["name"], files, options, count)
 
 
 def _check_masks(masks: Sequence[str], count: int) -> None:

@@ -12,8 +12,10 @@ from ...errors import InputError
 from ...workflow.parsed_config import parsed_config
 from ...workflow.weights import load_weights
 from ..arguments import make_parser
+from ..configs import read_configs
 from ..registration_options import registration
 from ..run import checked_run
+from ..setting_values import setting_value
 from .checks import check_not_overwritten, check_options_not_overwritten, check_outputs
 from .clusters import check_installed
 from .folders import CohortFolder, Job
@@ -21,6 +23,7 @@ from .manifest import ManifestRow, read_manifest
 from .study import Study, make_job, run_study, settings_hash
 from .summary import Results, Row
 
+_FILES = ("series", "mask", "region")  # options that are files of one series
 _METRICS = ("nmi_before", "nmi_after", "folding_percent", "displacement_max_mm")
 
 
@@ -43,8 +46,7 @@ def run_cohort(args: argparse.Namespace) -> int:
     cohort = CohortFolder(Path(args.output).resolve())
     settings = settings_hash(options)
     jobs = [registration_job(series_row, options, cohort, settings) for series_row in series]
-    for job in jobs:
-        _check_options(args.manifest, job)
+    _check_options(args.manifest, series, jobs)
     _check_outputs(args.manifest, jobs, parser)
     return run_study(args, Study(cohort, jobs, REGISTRATIONS, _memory_gb))
 
@@ -62,12 +64,21 @@ def register_options(args: argparse.Namespace) -> dict[str, Any]:
     return {**options, "threads": None}
 
 
-def _check_options(manifest: str, job: Job) -> None:
-    """Refuse options of a series that contradict those of the study."""
-    try:
-        registration(argparse.Namespace(**job["arguments"]))
-    except InputError as error:
-        raise InputError(f"{manifest}: {job['name']}: {error}; nothing was registered") from None
+def _check_options(manifest: str, series: Sequence[ManifestRow], jobs: Sequence[Job]) -> None:
+    """Refuse options of a series that contradict those of the study, and a number of scans that the model does not
+    accept. Series with the same options are checked once."""
+    timepoints: dict[str, int | None] = {}  # required by the model, by options
+    for row, job in zip(series, jobs):
+        try:
+            positional, options = registration(argparse.Namespace(**job["arguments"]))
+            same = repr((positional, {name: value for name, value in options.items() if name not in _FILES}))
+            if same not in timepoints:
+                files, values = checked_run(*positional, **options)
+                timepoints[same] = setting_value({**read_configs(files), **values}, "timepoints")
+            if row.count and timepoints[same] not in (None, row.count):
+                raise InputError(f"scans: expected {timepoints[same]}, as the settings require, got {row.count}")
+        except InputError as error:
+            raise InputError(f"{manifest}: {row.name}: {error}; nothing was registered") from None
 
 
 def _check_outputs(manifest: str, jobs: Sequence[Job], parser: ConfigParser) -> None:

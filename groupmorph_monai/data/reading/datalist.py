@@ -269,8 +269,8 @@ def _resolve(entry: Item, listed: Path) -> Item:
     """Check one entry and resolve its paths relative to the folder of the data list."""
     _check_keys(entry, listed)
     name = entry.get("name", "")
-    if not isinstance(name, str) or (not name and "name" in entry):
-        raise InputError(f'{listed}: expected text for "name", got {name!r:.60}; correct or omit it')
+    if not isinstance(name, str) or (not name and "name" in entry) or not _may_exist(name):
+        raise InputError(f'{listed}: expected text for "name", got {name!a:.60}; correct or omit it')
     item: Item = {"name": name} if name else {}
     for key in _FILE_KEYS:
         if key == "image" or entry.get(key) is not None:

@@ -140,6 +140,8 @@ def test_landmarks_follow_scans_that_their_side_cars_order(tmp_path):
         ('{"training": [], "training": [{"image": "a"}]}', "'training' occurs twice"),
         ('{"training": [{"image": "a", "name": null}]}', 'expected text for "name", got None'),
         ('{"training": [{"image": "a", "name": ["x"]}]}', 'expected text for "name", got .*x'),
+        ('{"training": [{"image": "a", "name": "a\\ud800b"}]}', r'expected text for "name", got .a\\ud800b'),
+        ('{"training": [{"image": "a", "name": "a\\u0000b"}]}', r'expected text for "name", got .a\\x00b'),
         ("{", "invalid JSON"),
         ('{"validation": [{"image": "a"}]}', "expected training series in .*, found none"),
     ],
