@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import pydicom
+from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
@@ -15,6 +16,7 @@ from ... import __version__
 from ...errors import InputError
 from .attributes import Attributes
 from .clocks import local_acquisition
+from .geometry import decimals
 from .plane import Plane
 
 _STORAGE = {"MR": MRImageStorage, "CT": CTImageStorage}
@@ -88,7 +90,8 @@ def derived_header(plane: Plane, home: Plane) -> Dataset:
     modality, header = home.source.examination.modality, Dataset()
     required = _REQUIRED | _REQUIRED_OF_MODALITY[modality]
     for name in dict.fromkeys([*_IMAGE_ATTRIBUTES, *_MODALITY_ATTRIBUTES[modality], *required]):
-        value = (of_home if name.startswith(_HOME_PREFIXES) else own).get(name, default=required.get(name))
+        value = _value(of_home if name.startswith(_HOME_PREFIXES) else own, name)
+        value = required.get(name) if value is None else value
         if value is not None:
             setattr(header, name, value)
     for name, value in local_acquisition(own).items():
@@ -102,6 +105,18 @@ def derived_header(plane: Plane, home: Plane) -> Dataset:
     header.DerivationCodeSequence = [code_item(codes.DCM.SpatialResampling)]
     header.ContributingEquipmentSequence = [equipment_item()]
     return header
+
+
+def _value(attributes: Attributes, name: str) -> object:
+    """Return the value of an attribute, with decimal points for commas; None if it is missing or an invalid number,
+    which cannot be written."""
+    representation = dictionary_VR(name)
+    if representation not in ("DS", "IS"):
+        return attributes.get(name)
+    numbers = attributes.numbers(name)
+    if representation == "DS":
+        return decimals(numbers) or None
+    return [int(number) for number in numbers if number == int(number) and abs(number) < 2**31] or None
 
 
 def derived_description(slices: Sequence[Sequence[Plane]], home: int, name: str) -> str:
