@@ -64,18 +64,35 @@ _LONGEST = 64  # maximum number of characters of a description
 _DESCRIPTION = "Group-wise deformable registration, resampled linearly"
 
 
-def check_modality(plane: Plane) -> None:
-    """Check that derived images can be written for this modality.
+def check_sources(slices: Sequence[Sequence[Plane]], home: int) -> None:
+    """Check that derived images can be written: for the modality, and with references to the sources.
+
+    Args:
+        slices: slices of each timepoint.
+        home: index of the scan that defines the modality.
 
     Raises:
         InputError: If they cannot.
     """
-    modality = plane.source.examination.modality
+    base = slices[home][0]
+    modality = base.source.examination.modality
     if modality not in _STORAGE:
         raise InputError(
-            f"{plane.file.path}: expected MR or CT, the modalities supported by --dicom, got "
+            f"{base.file.path}: expected MR or CT, the modalities supported by --dicom, got "
             f"{modality or 'no modality'}; omit --dicom"
         )
+    for plane in (plane for planes in slices for plane in planes):
+        examination = plane.source.examination
+        uids = {
+            "StudyInstanceUID": examination.study,
+            "FrameOfReferenceUID": examination.space,
+            "SeriesInstanceUID": plane.source.series,
+        }
+        if missing := [name for name, uid in uids.items() if not uid]:
+            raise InputError(
+                f"{plane.file.path}: expected {' and '.join(missing)}, to which the results of --dicom refer, got "
+                "none; omit --dicom"
+            )
 
 
 def derived_header(plane: Plane, home: Plane) -> Dataset:
