@@ -87,6 +87,7 @@ def check_sources(slices: Sequence[Sequence[Plane]], home: int) -> None:
             "StudyInstanceUID": examination.study,
             "FrameOfReferenceUID": examination.space,
             "SeriesInstanceUID": plane.source.series,
+            "SOPInstanceUID": plane.file.uid != plane.file.path,
         }
         if missing := [name for name, uid in uids.items() if not uid]:
             raise InputError(

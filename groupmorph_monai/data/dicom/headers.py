@@ -39,11 +39,17 @@ def planes_of(dataset: Dataset, path: str) -> Iterator[Plane]:
             continue
         if vendors.rows_are_reversed(attributes):
             place = _with_reversed_rows(place, int(dataset.Rows))
-        plane = _plane(attributes, path, frame, place)
+        plane = _plane(attributes, path, _instance(dataset) or path, frame, place)
         if slices:
             yield _tile(plane, len(slices))
         else:
             yield from _tiles(dataset, plane) if "MOSAIC" in plane.source.image_type else [plane]
+
+
+def _instance(dataset: Dataset) -> str:
+    """Read the SOP instance UID, which some programs write into the file's meta information alone; empty if missing."""
+    meta = getattr(dataset, "file_meta", Dataset())
+    return str(dataset.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID") or "")
 
 
 def missing_slices(dataset: Dataset) -> str:
@@ -94,7 +100,7 @@ def _with_reversed_rows(place: Place, rows: int) -> Place:
     return replace(place, position=last_row, axes=np.stack([columns_axis, -rows_axis]))
 
 
-def _plane(attributes: Attributes, path: str, frame: int, place: Place) -> Plane:
+def _plane(attributes: Attributes, path: str, uid: str, frame: int, place: Place) -> Plane:
     clocks = moments(attributes)
     scaling = Scaling(
         _rescale(attributes, "RescaleSlope", 1.0),
@@ -103,7 +109,7 @@ def _plane(attributes: Attributes, path: str, frame: int, place: Place) -> Plane
     )
     return Plane(
         source=_source(attributes, place),
-        file=ImageFile(path, str(attributes.get("SOPInstanceUID", default=path)), frame, scaling),
+        file=ImageFile(path, uid, frame, scaling),
         place=place,
         keys=_keys(attributes) | {name: local for name, (local, _) in clocks.items()} | {"frame number": float(frame)},
         zones={name: zone for name, (_, zone) in clocks.items()},

@@ -126,7 +126,7 @@ class ImageFile:
 
     Args:
         path: the file.
-        uid: SOP instance UID, which copies of the file share.
+        uid: SOP instance UID, which copies of the file share; the path if it is missing.
         frame: index in a multi-frame file.
         scaling: conversion of stored to displayed values.
         corner: first row and column in a mosaic; ``(0, 0)`` otherwise.
