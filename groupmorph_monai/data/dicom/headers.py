@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, ParametricMapStorage, SegmentationStorage
 
 from . import vendors
-from .attributes import Attributes
+from .attributes import Attributes, to_float
 from .clocks import moments
 from .plane import PROTOCOL, Diffusion, Examination, ImageFile, Place, Plane, Raster, Scaling, Source
 
@@ -165,9 +165,9 @@ def _combined(numbers: Sequence[float]) -> float | None:
 
 
 def _plain(value: object) -> str:
-    """Format a value of the protocol in the same way for all scans: 4.2 and 4.20 are the same number."""
+    """Format a value of the protocol in the same way for all scans: 4.2, 4.20 and 4,2 are the same number."""
     try:
-        return f"{float(str(value)):.5g}"
+        return f"{to_float(str(value)):.5g}"
     except ValueError:
         return str(value)
 
