@@ -129,6 +129,8 @@ def _value(attributes: Attributes, name: str) -> object:
     """Return the value of an attribute, with decimal points for commas; None if it is missing or an invalid number,
     which cannot be written."""
     representation = dictionary_VR(name)
+    if representation in ("TM", "DT"):
+        return attributes.text(name).replace(",", ".") or None
     if representation not in ("DS", "IS"):
         return attributes.get(name)
     numbers = attributes.numbers(name)
