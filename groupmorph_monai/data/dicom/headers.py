@@ -106,6 +106,8 @@ def _plane(attributes: Attributes, path: str, uid: str, frame: int, place: Place
         _rescale(attributes, "RescaleSlope", 1.0),
         _rescale(attributes, "RescaleIntercept", 0.0),
         vendors.display_scale(attributes),
+        _real_world_slope(attributes),
+        attributes.get("Modality") == "MR" and "philips" in attributes.text("Manufacturer").lower(),
     )
     return Plane(
         source=_source(attributes, place),
@@ -121,6 +123,13 @@ def _plane(attributes: Attributes, path: str, uid: str, frame: int, place: Place
 def _rescale(attributes: Attributes, name: str, default: float) -> float:
     """Read a slope or an intercept; NaN, which is refused when the pixels are read, if it is not a finite number."""
     return default if attributes.get(name) is None else attributes.number(name, default=math.nan)
+
+
+def _real_world_slope(attributes: Attributes) -> float | None:
+    """Read the slope of the first Real World Value Mapping of a frame or a classic image; None if it has none."""
+    mappings = attributes.get("RealWorldValueMappingSequence", default=[])
+    sources = [attributes, *(Attributes(mapping, 0) for mapping in mappings[:1])]
+    return next(filter(None, (source.number("RealWorldValueSlope") for source in sources)), None)
 
 
 def _source(attributes: Attributes, place: Place) -> Source:

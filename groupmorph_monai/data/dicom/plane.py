@@ -106,18 +106,27 @@ class Scaling:
     Args:
         slope, intercept: rescale slope and intercept.
         display: Philips' scale slope, which makes displayed values of different scans comparable; None for others.
+        real_world: slope of the first Real World Value Mapping; None if there is none. It is only checked.
+        of_philips: whether the slice is an MR image of Philips, which should state ``display``.
     """
 
     slope: float
     intercept: float
     display: float | None
+    real_world: float | None
+    of_philips: bool
+
+    def factor(self, reference: "Scaling") -> float:
+        """Return the factor of displayed values that converts them to the scale of a reference slice; 1 except for
+        Philips."""
+        if reference.display is None or self.display is None:
+            return 1.0
+        factor = reference.slope * reference.display / (self.slope * self.display)
+        return 1.0 if abs(factor - 1) < 1e-6 else factor
 
     def apply(self, stored: np.ndarray, reference: "Scaling") -> np.ndarray:
         """Convert stored values to displayed ones, for Philips on the scale of a reference slice."""
-        factor = 1.0
-        if reference.display is not None and self.display is not None:
-            factor = reference.slope * reference.display / (self.slope * self.display)
-        return (stored * self.slope + self.intercept) * (1.0 if abs(factor - 1) < 1e-6 else factor)
+        return (stored * self.slope + self.intercept) * self.factor(reference)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from .geometry import volume_affine
 from .order import Volume, contradicted_order, in_order, repeated_runs, start_s, times_s
 from .pixels import read_voxels
 from .plane import Plane
+from .scales import incomparable_scales
 from .stack import Stack, make_stacks
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ def read_dicom(paths: Sequence[Path], description: str | None = None) -> Series:
     times, clock = times_s(volumes)
     warnings = possible_timepoints(rejected, chosen, description, unread) + aborted_timepoints(chosen, unread)
     warnings += turned_timepoints(chosen) + contradicted_order(volumes, key) + clock_changes(volumes, key)
-    warnings += repeated_runs(volumes, times)
+    warnings += repeated_runs(volumes, times) + incomparable_scales(volumes)
     for warning in warnings:
         logger.warning("%s", warning)
     frames = [
