@@ -18,7 +18,7 @@ from pydicom.uid import UID, ParametricMapStorage, SegmentationStorage
 from . import vendors
 from .attributes import Attributes, to_float
 from .clocks import moments
-from .plane import PROTOCOL, Diffusion, Examination, ImageFile, Place, Plane, Raster, Scaling, Source
+from .plane import PROTOCOL, Diffusion, Examination, ImageFile, Person, Place, Plane, Raster, Scaling, Source
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +117,7 @@ def _plane(attributes: Attributes, path: str, uid: str, frame: int, place: Place
         zones={name: zone for name, (_, zone) in clocks.items()},
         protocol=tuple(tuple(map(_plain, attributes.values(*names))) for names in PROTOCOL),
         diffusion=Diffusion(vendors.b_value(attributes), vendors.b_value_ge(attributes)),
+        person=Person(*map(attributes.text, ("PatientName", "PatientBirthDate", "PatientSex"))),
     )
 
 

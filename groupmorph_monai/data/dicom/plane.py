@@ -33,6 +33,15 @@ class Examination:
 
 
 @dataclass(frozen=True)
+class Person:
+    """What tells patients with one ID apart; each is empty if the header does not state it."""
+
+    name: str
+    birth_date: str
+    sex: str
+
+
+@dataclass(frozen=True)
 class Raster:
     """Rows and columns of a stack; its spacing (mm) and orientation are each that of the first slice from which they
     differ only by rounding."""
@@ -160,6 +169,7 @@ class Plane:
         zones: offset from UTC of each key that is a clock, in seconds; None if the header does not specify it.
         protocol: values of the parameters in `PROTOCOL`.
         diffusion: diffusion weighting.
+        person: name, birth date and sex of the patient.
         copies: files of the same image.
     """
 
@@ -170,6 +180,7 @@ class Plane:
     zones: Mapping[str, float | None]
     protocol: tuple[tuple[str, ...], ...]
     diffusion: Diffusion
+    person: Person
     copies: tuple[ImageFile, ...] = ()
 
     def protocol_without(self, names: Collection[str]) -> tuple[tuple[str, ...], ...]:
