@@ -6,14 +6,14 @@ computes their positions, and `pixels` reads their values. Writing: `writer` mak
 `registration` an object with their motion, and `parametric_map` objects with maps, with headers of `derived`.
 """
 
-from .derived import check_modality
+from .derived import check_sources
 from .parametric_map import write_parametric_maps
 from .reader import list_dicom, read_dicom
 from .registration import write_registration_object
 from .writer import write_dicom
 
 __all__ = [
-    "check_modality",
+    "check_sources",
     "list_dicom",
     "read_dicom",
     "write_dicom",

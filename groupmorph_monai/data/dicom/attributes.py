@@ -16,7 +16,7 @@ def _tag(name: str | tuple[int, int]) -> BaseTag:
     return Tag(name)
 
 
-def _float(value: Any) -> float:
+def to_float(value: Any) -> float:
     """Convert a number, also with the decimal comma that some programs write in spite of the standard."""
     return float(value.replace(",", ".") if isinstance(value, str) else value)
 
@@ -63,7 +63,7 @@ class Attributes:
     def numbers(self, *names: str | tuple[int, int]) -> list[float]:
         """Return the values of the first of these attributes that has any; none unless all are finite numbers."""
         try:
-            numbers = [_float(value) for value in self.values(*names)]
+            numbers = [to_float(value) for value in self.values(*names)]
         except (TypeError, ValueError):
             return []
         return numbers if all(map(math.isfinite, numbers)) else []

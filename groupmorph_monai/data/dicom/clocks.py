@@ -58,7 +58,7 @@ def local_acquisition(attributes: Attributes) -> dict[str, str]:
     Returns:
         Attributes of a classic image, in its time zone, or in that of the suffix if it has none.
     """
-    moment = str(attributes.get(*_acquisition_names(attributes), default="")).strip()
+    moment = str(attributes.get(*_acquisition_names(attributes), default="")).strip().replace(",", ".")
     instant, zone = _instant(moment), _zone_of_image(attributes)
     if instant is None:
         return {}
@@ -184,8 +184,8 @@ def _day_and_time(attributes: Attributes, time: str, *dates: str) -> Moment | No
 
 
 def _instant(text: str) -> Moment | None:
-    """Read DICOM's date and time; None if it is invalid."""
-    match = _DATE_AND_TIME.fullmatch(text.strip())
+    """Read DICOM's date and time, also with a decimal comma; None if it is invalid."""
+    match = _DATE_AND_TIME.fullmatch(text.strip().replace(",", "."))
     try:
         instant: datetime | None = DT("".join(part or "" for part in match.groups())) if match else None
     except (ValueError, OverflowError):

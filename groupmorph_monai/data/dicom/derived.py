@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import pydicom
+from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
@@ -15,6 +16,7 @@ from ... import __version__
 from ...errors import InputError
 from .attributes import Attributes
 from .clocks import local_acquisition
+from .geometry import decimals
 from .plane import Plane
 
 _STORAGE = {"MR": MRImageStorage, "CT": CTImageStorage}
@@ -62,18 +64,36 @@ _LONGEST = 64  # maximum number of characters of a description
 _DESCRIPTION = "Group-wise deformable registration, resampled linearly"
 
 
-def check_modality(plane: Plane) -> None:
-    """Check that derived images can be written for this modality.
+def check_sources(slices: Sequence[Sequence[Plane]], home: int) -> None:
+    """Check that derived images can be written: for the modality, and with references to the sources.
+
+    Args:
+        slices: slices of each timepoint.
+        home: index of the scan that defines the modality.
 
     Raises:
         InputError: If they cannot.
     """
-    modality = plane.source.examination.modality
+    base = slices[home][0]
+    modality = base.source.examination.modality
     if modality not in _STORAGE:
         raise InputError(
-            f"{plane.file.path}: expected MR or CT, the modalities supported by --dicom, got "
+            f"{base.file.path}: expected MR or CT, the modalities supported by --dicom, got "
             f"{modality or 'no modality'}; omit --dicom"
         )
+    for plane in (plane for planes in slices for plane in planes):
+        examination = plane.source.examination
+        uids = {
+            "StudyInstanceUID": examination.study,
+            "FrameOfReferenceUID": examination.space,
+            "SeriesInstanceUID": plane.source.series,
+            "SOPInstanceUID": plane.file.uid != plane.file.path,
+        }
+        if missing := [name for name, uid in uids.items() if not uid]:
+            raise InputError(
+                f"{plane.file.path}: expected {' and '.join(missing)}, to which the results of --dicom refer, got "
+                "none; omit --dicom"
+            )
 
 
 def derived_header(plane: Plane, home: Plane) -> Dataset:
@@ -88,7 +108,8 @@ def derived_header(plane: Plane, home: Plane) -> Dataset:
     modality, header = home.source.examination.modality, Dataset()
     required = _REQUIRED | _REQUIRED_OF_MODALITY[modality]
     for name in dict.fromkeys([*_IMAGE_ATTRIBUTES, *_MODALITY_ATTRIBUTES[modality], *required]):
-        value = (of_home if name.startswith(_HOME_PREFIXES) else own).get(name, default=required.get(name))
+        value = _value(of_home if name.startswith(_HOME_PREFIXES) else own, name)
+        value = required.get(name) if value is None else value
         if value is not None:
             setattr(header, name, value)
     for name, value in local_acquisition(own).items():
@@ -102,6 +123,20 @@ def derived_header(plane: Plane, home: Plane) -> Dataset:
     header.DerivationCodeSequence = [code_item(codes.DCM.SpatialResampling)]
     header.ContributingEquipmentSequence = [equipment_item()]
     return header
+
+
+def _value(attributes: Attributes, name: str) -> object:
+    """Return the value of an attribute, with decimal points for commas; None if it is missing or an invalid number,
+    which cannot be written."""
+    representation = dictionary_VR(name)
+    if representation in ("TM", "DT"):
+        return attributes.text(name).replace(",", ".") or None
+    if representation not in ("DS", "IS"):
+        return attributes.get(name)
+    numbers = attributes.numbers(name)
+    if representation == "DS":
+        return decimals(numbers) or None
+    return [int(number) for number in numbers if number == int(number) and abs(number) < 2**31] or None
 
 
 def derived_description(slices: Sequence[Sequence[Plane]], home: int, name: str) -> str:

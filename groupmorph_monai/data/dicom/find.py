@@ -142,7 +142,7 @@ def _unified(numbers: Numbers, earlier: dict[Numbers, Numbers]) -> Numbers:
 
 def _files(paths: Iterable[Path]) -> Iterator[Path]:
     for path in paths:
-        folder = path.parent if path.name.upper() == "DICOMDIR" else path
+        folder = path.parent if path.name.upper() == "DICOMDIR" and path.is_file() else path
         candidates = sorted(files_below(folder)) if folder.is_dir() else [folder]
         for file in candidates:
             if _is_unreadable(file):

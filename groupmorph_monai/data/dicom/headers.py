@@ -16,9 +16,9 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, ParametricMapStorage, SegmentationStorage
 
 from . import vendors
-from .attributes import Attributes
+from .attributes import Attributes, to_float
 from .clocks import moments
-from .plane import PROTOCOL, Diffusion, Examination, ImageFile, Place, Plane, Raster, Scaling, Source
+from .plane import PROTOCOL, Diffusion, Examination, ImageFile, Person, Place, Plane, Raster, Scaling, Source
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +39,17 @@ def planes_of(dataset: Dataset, path: str) -> Iterator[Plane]:
             continue
         if vendors.rows_are_reversed(attributes):
             place = _with_reversed_rows(place, int(dataset.Rows))
-        plane = _plane(attributes, path, frame, place)
+        plane = _plane(attributes, path, _instance(dataset) or path, frame, place)
         if slices:
             yield _tile(plane, len(slices))
         else:
             yield from _tiles(dataset, plane) if "MOSAIC" in plane.source.image_type else [plane]
+
+
+def _instance(dataset: Dataset) -> str:
+    """Read the SOP instance UID, which some programs write into the file's meta information alone; empty if missing."""
+    meta = getattr(dataset, "file_meta", Dataset())
+    return str(dataset.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID") or "")
 
 
 def missing_slices(dataset: Dataset) -> str:
@@ -94,27 +100,37 @@ def _with_reversed_rows(place: Place, rows: int) -> Place:
     return replace(place, position=last_row, axes=np.stack([columns_axis, -rows_axis]))
 
 
-def _plane(attributes: Attributes, path: str, frame: int, place: Place) -> Plane:
+def _plane(attributes: Attributes, path: str, uid: str, frame: int, place: Place) -> Plane:
     clocks = moments(attributes)
     scaling = Scaling(
         _rescale(attributes, "RescaleSlope", 1.0),
         _rescale(attributes, "RescaleIntercept", 0.0),
         vendors.display_scale(attributes),
+        _real_world_slope(attributes),
+        attributes.get("Modality") == "MR" and "philips" in attributes.text("Manufacturer").lower(),
     )
     return Plane(
         source=_source(attributes, place),
-        file=ImageFile(path, str(attributes.get("SOPInstanceUID", default=path)), frame, scaling),
+        file=ImageFile(path, uid, frame, scaling),
         place=place,
         keys=_keys(attributes) | {name: local for name, (local, _) in clocks.items()} | {"frame number": float(frame)},
         zones={name: zone for name, (_, zone) in clocks.items()},
         protocol=tuple(tuple(map(_plain, attributes.values(*names))) for names in PROTOCOL),
         diffusion=Diffusion(vendors.b_value(attributes), vendors.b_value_ge(attributes)),
+        person=Person(*map(attributes.text, ("PatientName", "PatientBirthDate", "PatientSex"))),
     )
 
 
 def _rescale(attributes: Attributes, name: str, default: float) -> float:
     """Read a slope or an intercept; NaN, which is refused when the pixels are read, if it is not a finite number."""
     return default if attributes.get(name) is None else attributes.number(name, default=math.nan)
+
+
+def _real_world_slope(attributes: Attributes) -> float | None:
+    """Read the slope of the first Real World Value Mapping of a frame or a classic image; None if it has none."""
+    mappings = attributes.get("RealWorldValueMappingSequence", default=[])
+    sources = [attributes, *(Attributes(mapping, 0) for mapping in mappings[:1])]
+    return next(filter(None, (source.number("RealWorldValueSlope") for source in sources)), None)
 
 
 def _source(attributes: Attributes, place: Place) -> Source:
@@ -159,9 +175,9 @@ def _combined(numbers: Sequence[float]) -> float | None:
 
 
 def _plain(value: object) -> str:
-    """Format a value of the protocol in the same way for all scans: 4.2 and 4.20 are the same number."""
+    """Format a value of the protocol in the same way for all scans: 4.2, 4.20 and 4,2 are the same number."""
     try:
-        return f"{float(str(value)):.5g}"
+        return f"{to_float(str(value)):.5g}"
     except ValueError:
         return str(value)
 

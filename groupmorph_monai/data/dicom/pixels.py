@@ -29,14 +29,10 @@ def read_voxels(volumes: Sequence[Volume]) -> list[np.ndarray]:
     platform-dependent image scaling, Transl. Oncol. 7, 2014, Eq. 1).
 
     Raises:
-        InputError: If a slope or intercept is not finite, or if copies of an image differ.
+        InputError: If a slope or intercept is not finite, if a slope is 0, or if copies of an image differ.
     """
     for plane in (plane for volume in volumes for plane in volume):
-        if not math.isfinite(plane.file.scaling.slope + plane.file.scaling.intercept):
-            raise InputError(
-                f"{plane.file.path}: expected finite numbers as rescale slope and intercept, got others; correct the "
-                "header, or export the series again"
-            )
+        _check_scaling(plane.file)
     data = [_empty(volume) for volume in volumes]
     targets = defaultdict(list)
     for array, volume in zip(data, volumes):
@@ -55,6 +51,20 @@ def read_voxels(volumes: Sequence[Volume]) -> list[np.ndarray]:
         for _ in pool.map(fill_slices_of, targets):  # raises the exception of the first file that has one
             pass
     return [np.ascontiguousarray(array.T) for array in data]
+
+
+def _check_scaling(file: ImageFile) -> None:
+    slope, intercept = file.scaling.slope, file.scaling.intercept
+    if not math.isfinite(slope + intercept):
+        raise InputError(
+            f"{file.path}: expected finite numbers as rescale slope and intercept, got others; correct the header, or "
+            "export the series again"
+        )
+    if slope == 0:
+        raise InputError(
+            f"{file.path}: expected a rescale slope other than 0, by which all values become equal; correct the "
+            "header, or export the series again"
+        )
 
 
 def _slice(frames: np.ndarray, file: ImageFile, shape: tuple[int, int]) -> np.ndarray:

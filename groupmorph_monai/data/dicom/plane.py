@@ -33,6 +33,15 @@ class Examination:
 
 
 @dataclass(frozen=True)
+class Person:
+    """What tells patients with one ID apart; each is empty if the header does not state it."""
+
+    name: str
+    birth_date: str
+    sex: str
+
+
+@dataclass(frozen=True)
 class Raster:
     """Rows and columns of a stack; its spacing (mm) and orientation are each that of the first slice from which they
     differ only by rounding."""
@@ -106,18 +115,27 @@ class Scaling:
     Args:
         slope, intercept: rescale slope and intercept.
         display: Philips' scale slope, which makes displayed values of different scans comparable; None for others.
+        real_world: slope of the first Real World Value Mapping; None if there is none. It is only checked.
+        of_philips: whether the slice is an MR image of Philips, which should state ``display``.
     """
 
     slope: float
     intercept: float
     display: float | None
+    real_world: float | None
+    of_philips: bool
+
+    def factor(self, reference: "Scaling") -> float:
+        """Return the factor of displayed values that converts them to the scale of a reference slice; 1 except for
+        Philips."""
+        if reference.display is None or self.display is None:
+            return 1.0
+        factor = reference.slope * reference.display / (self.slope * self.display)
+        return 1.0 if abs(factor - 1) < 1e-6 else factor
 
     def apply(self, stored: np.ndarray, reference: "Scaling") -> np.ndarray:
         """Convert stored values to displayed ones, for Philips on the scale of a reference slice."""
-        factor = 1.0
-        if reference.display is not None and self.display is not None:
-            factor = reference.slope * reference.display / (self.slope * self.display)
-        return (stored * self.slope + self.intercept) * (1.0 if abs(factor - 1) < 1e-6 else factor)
+        return (stored * self.slope + self.intercept) * self.factor(reference)
 
 
 @dataclass(frozen=True)
@@ -126,7 +144,7 @@ class ImageFile:
 
     Args:
         path: the file.
-        uid: SOP instance UID, which copies of the file share.
+        uid: SOP instance UID, which copies of the file share; the path if it is missing.
         frame: index in a multi-frame file.
         scaling: conversion of stored to displayed values.
         corner: first row and column in a mosaic; ``(0, 0)`` otherwise.
@@ -151,6 +169,7 @@ class Plane:
         zones: offset from UTC of each key that is a clock, in seconds; None if the header does not specify it.
         protocol: values of the parameters in `PROTOCOL`.
         diffusion: diffusion weighting.
+        person: name, birth date and sex of the patient.
         copies: files of the same image.
     """
 
@@ -161,6 +180,7 @@ class Plane:
     zones: Mapping[str, float | None]
     protocol: tuple[tuple[str, ...], ...]
     diffusion: Diffusion
+    person: Person
     copies: tuple[ImageFile, ...] = ()
 
     def protocol_without(self, names: Collection[str]) -> tuple[tuple[str, ...], ...]:

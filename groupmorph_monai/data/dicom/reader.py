@@ -15,8 +15,10 @@ from .clock_changes import clock_changes
 from .find import Unread, find_planes, unread_of
 from .geometry import volume_affine
 from .order import Volume, contradicted_order, in_order, repeated_runs, start_s, times_s
+from .persons import check_person, different_names
 from .pixels import read_voxels
 from .plane import Plane
+from .scales import incomparable_scales
 from .stack import Stack, make_stacks
 
 logger = logging.getLogger(__name__)
@@ -83,7 +85,7 @@ def read_dicom(paths: Sequence[Path], description: str | None = None) -> Series:
     times, clock = times_s(volumes)
     warnings = possible_timepoints(rejected, chosen, description, unread) + aborted_timepoints(chosen, unread)
     warnings += turned_timepoints(chosen) + contradicted_order(volumes, key) + clock_changes(volumes, key)
-    warnings += repeated_runs(volumes, times)
+    warnings += repeated_runs(volumes, times) + incomparable_scales(volumes) + different_names(volumes)
     for warning in warnings:
         logger.warning("%s", warning)
     frames = [
@@ -102,13 +104,14 @@ def _volumes(chosen: Sequence[Stack]) -> tuple[list[Volume], str, list[np.ndarra
     """Return the volumes of the chosen stacks in temporal order, the attribute that defines it, and their affines.
 
     Raises:
-        InputError: If slices are missing or not evenly spaced, or if volumes cannot be distinguished or are of several
-            kinds.
+        InputError: If slices are missing or not evenly spaced, or if volumes cannot be distinguished, or are of several
+            kinds or persons.
     """
     if len(chosen) == 1:
         volumes, key = chosen[0].volumes
     else:
         volumes, key = in_order([volume for stack in chosen for volume in stack.volumes[0]])
+    check_person(volumes)
     return volumes, key, [volume_affine(volume) for volume in volumes]
 
 

@@ -43,7 +43,8 @@ def referenced_series(planes: Iterable[Plane]) -> list[Dataset]:
 def _kind(path: str) -> tuple[str, bool]:
     """Return the SOP class of a file, and whether it is a multi-frame file."""
     header = pydicom.dcmread(path, specific_tags=["SOPClassUID", "NumberOfFrames"], force=True)
-    return header.SOPClassUID, "NumberOfFrames" in header
+    sop_class = header.get("SOPClassUID") or header.file_meta.MediaStorageSOPClassUID
+    return sop_class, "NumberOfFrames" in header
 
 
 def save(image: Dataset, path: Path) -> None:

@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from ..series import LPS_TO_RAS, Series
-from .derived import check_modality, derived_description, derived_header
+from .derived import check_sources, derived_description, derived_header
 from .geometry import decimals, orientation
 from .plane import Plane
 from .references import save, source_reference
@@ -43,11 +43,11 @@ def write_dicom(series: Series, aligned: np.ndarray, home: int, folder: Path) ->
         folder: created if it does not exist.
 
     Raises:
-        InputError: If the modality is neither MR nor CT.
+        InputError: If the modality is neither MR nor CT, or if a source lacks a UID.
     """
     folder.mkdir(exist_ok=True)
     base = series.dicom_slices[home][0]
-    check_modality(base)
+    check_sources(series.dicom_slices, home)
     aligned = np.nan_to_num(aligned, nan=0.0)
     slope = _slope(float(np.abs(aligned).max()))
     uid, affine = generate_uid(), LPS_TO_RAS @ series.frames[home].affine

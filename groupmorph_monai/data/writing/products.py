@@ -72,7 +72,7 @@ class Products:
             path = series.frames[home].path
             raise InputError(f"--dicom: expected a series that was read from DICOM, got {path}; omit the option")
         if self.exports.dicom:
-            dicom_reader(Path(series.frames[home].path)).check_modality(series.dicom_slices[home][0])
+            dicom_reader(Path(series.frames[home].path)).check_sources(series.dicom_slices, home)
         if self.kinetics is not None:
             self.kinetics.check(series, home)
         if self.region:

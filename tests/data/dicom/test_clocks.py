@@ -7,6 +7,7 @@ pydicom = pytest.importorskip("pydicom")
 import dicom_exports as exports  # noqa: E402
 from dicom_exports import AFFINE, SIZE, assert_aligned, dynamic, one_series, volumes  # noqa: E402
 
+from groupmorph_monai.data.dicom import write_dicom  # noqa: E402
 from groupmorph_monai.data.reading.readers import read_series  # noqa: E402
 
 
@@ -15,6 +16,18 @@ def test_the_acquisition_time_of_an_image_comes_before_the_date_and_time_of_the_
     series = read_series(exports.save(images, tmp_path))
     assert_aligned(series, volumes())
     assert series.times_s == exports.TIMES_S
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value")
+@pytest.mark.parametrize("name", ["AcquisitionTime", "AcquisitionDateTime"])
+def test_times_with_a_decimal_comma_are_read_and_corrected_in_results(tmp_path, name):
+    clocks = [exports.clock(t).replace(".", ",") for t in exports.TIMES_S]
+    headers = [{name: "20250301" * (name == "AcquisitionDateTime") + clock} for clock in clocks]
+    series = read_series(exports.save(one_series(volumes(), headers), tmp_path / "in"))
+    assert_aligned(series, volumes())
+    assert series.times_s == exports.TIMES_S
+    write_dicom(series, volumes(), 0, tmp_path / "out")
+    assert pydicom.dcmread(tmp_path / "out" / "01_0000.dcm").AcquisitionTime == exports.clock(exports.TIMES_S[1])
 
 
 @pytest.mark.parametrize(

@@ -361,3 +361,9 @@ def test_a_data_set_of_studies_takes_the_series_that_is_named(tmp_path):
     for number, item in enumerate(loaded):
         whole = sorted(item["image"].flatten().tolist())
         assert whole == sorted(volumes(seed=number + 10).ravel().tolist())
+
+
+def test_a_folder_called_dicomdir_is_a_folder(tmp_path):
+    exports.save(dynamic(), tmp_path / "DICOMDIR")
+    exports.save(dynamic(exports.examination(PatientID="P2")), tmp_path / "another patient")
+    assert_aligned(read_series(tmp_path / "DICOMDIR"), volumes())

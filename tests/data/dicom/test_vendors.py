@@ -261,3 +261,15 @@ def test_ges_b_value_is_read_without_its_type_and_creator(tmp_path):
         image.add_new((0x0043, 0x1039), "UN", b"1000\\8\\0\\0" if 4 * n >= len(images) else b"0\\8\\0\\0 ")
     lines, reason = list_dicom([exports.save(images, tmp_path)])
     assert "diffusion" in lines and "4 x 7 slices, diffusion" in str(reason)
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value")
+def test_parameters_with_a_decimal_comma_are_numbers(tmp_path):
+    """Kinetic models need the repetition time and the flip angle."""
+    for number, image in enumerate(exports.siemens(volumes(), affine_of())):
+        image.add_new("RepetitionTime", "LO", "4,5" if number % 2 else "4.50")  # an implicit file stores no types
+        image.add_new("FlipAngle", "LO", "15,0")
+        exports.write(image, tmp_path / f"{number}.dcm", pydicom.uid.ImplicitVRLittleEndian)
+    planes = [plane for planes in read_series(tmp_path).slices for plane in planes]
+    assert len(planes) == 4 * SIZE[2]
+    assert {(plane.number("RepetitionTime"), plane.number("FlipAngle")) for plane in planes} == {(4.5, 15.0)}

@@ -128,6 +128,29 @@ def test_text_of_scans_in_different_character_sets_stays_legible(tmp_path):
         assert (str(image.PatientName), image.get("ProtocolName", "")) == ("Müller", "造影" * (k > 0))
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value", "ignore:Value .* is not valid")
+@pytest.mark.parametrize(
+    ("name", "stored", "written"),
+    [
+        ("PatientWeight", "70,5", 70.5),
+        ("PatientSize", "1.7 m", None),
+        ("FlipAngle", "NaN", None),
+        ("ImagingFrequency", "12345678.123456789012", 12345678.123456789),
+        ("EchoTrainLength", "abc", ""),  # required, so it is empty
+        ("EchoTrainLength", "1.5", ""),
+        ("AcquisitionNumber", "7", 7),
+    ],
+)
+def test_invalid_numbers_of_a_source_are_corrected_or_omitted(tmp_path, name, stored, written):
+    scans = exports.siemens(volumes(), AFFINE)
+    for number, image in enumerate(scans):
+        image.add_new(name, "LO", stored)  # an implicit file does not store this type
+        exports.write(image, tmp_path / "in" / f"{number}.dcm", pydicom.uid.ImplicitVRLittleEndian)
+    aligned(tmp_path / "in", tmp_path / "out")
+    value = images(tmp_path / "out" / "dicom")[0].get(name)
+    assert (value if value or written is None else "") == (pytest.approx(written) if written else written)
+
+
 @pytest.mark.parametrize(
     ("description", "words"), [(64 * "d", 64 * "d"), ("t1\\fs\\dyn", "t1/fs/dyn")], ids=["long", "backslashes"]
 )

@@ -1,0 +1,46 @@
+"""Check whether the scans of one patient ID, which may be that of an anonymiser, are of one person."""
+
+import re
+from collections.abc import Sequence
+
+from ...errors import InputError
+from .order import Volume
+from .plane import Plane
+
+
+def check_person(volumes: Sequence[Volume]) -> None:
+    """Check that the scans are of one person, as far as their headers say.
+
+    Raises:
+        InputError: If they state different birth dates or sexes.
+    """
+    firsts = [plane for plane, *_ in volumes]
+    for attribute, name in (("birth_date", "birth date"), ("sex", "sex")):
+        stated: dict[str, Plane] = {}
+        for plane in firsts:
+            stated.setdefault(getattr(plane.person, attribute).strip().upper(), plane)
+        stated.pop("", None)
+        if len(stated) > 1:
+            first, second, *_ = (plane.file.path for plane in stated.values())
+            raise InputError(
+                f"{first}: expected the scans of one patient, got another {name} in {second}; use the folder of one "
+                "patient"
+            )
+
+
+def different_names(volumes: Sequence[Volume]) -> list[str]:
+    """Describe different names of the patient, regardless of case and punctuation: one line, or none.
+
+    The names themselves are not repeated, as reports may be shared.
+    """
+    stated: dict[str, Plane] = {}
+    for plane, *_ in volumes:
+        stated.setdefault(re.sub(r"[\W_]+", "", plane.person.name).upper(), plane)
+    stated.pop("", None)
+    if len(stated) < 2:
+        return []
+    first, second, *_ = (plane.file.path for plane in stated.values())
+    return [
+        f"{second}: the name of the patient differs from that in {first}, although the ID is the same; if the scans "
+        "are of two patients, use the folder of one"
+    ]
