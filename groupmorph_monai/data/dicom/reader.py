@@ -18,6 +18,7 @@ from .order import Volume, contradicted_order, in_order, repeated_runs, start_s,
 from .pixels import read_voxels
 from .plane import Plane
 from .stack import Stack, make_stacks
+from .unread_scans import unread_timepoints
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def _stacks(paths: Sequence[Path]) -> tuple[list[Stack], list[Unread]]:
 def _check_complete(stack: Stack, unread: Sequence[Unread]) -> None:
     """Check that no unreadable file may be a timepoint of a stack whose files hold several slices each.
 
-    A lost file of a single slice leaves a gap, which is detected elsewhere.
+    A lost file of a single slice leaves a gap, which is detected elsewhere; whole lost timepoints are a warning.
 
     Raises:
         InputError: If there is such a file.
@@ -84,6 +85,7 @@ def read_dicom(paths: Sequence[Path], description: str | None = None) -> Series:
     warnings = possible_timepoints(rejected, chosen, description, unread) + aborted_timepoints(chosen, unread)
     warnings += turned_timepoints(chosen) + contradicted_order(volumes, key) + clock_changes(volumes, key)
     warnings += repeated_runs(volumes, times)
+    warnings += unread_timepoints(chosen, unread, description, warnings)
     for warning in warnings:
         logger.warning("%s", warning)
     frames = [
