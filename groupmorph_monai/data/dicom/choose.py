@@ -69,31 +69,49 @@ def possible_timepoints(
     """Describe the stacks that may be timepoints of the chosen series, such as an incomplete one, and those that were
     not chosen although they match the pattern of descriptions, one per line."""
     lines, sources = [], {stack.source for stack in chosen}
-    for stack in (stack for stack, reason in rejected.items() if reason == "other series" or stack.source in sources):
-        like = next((one for one in chosen if stack.source == one.source or stack.nearly_like(one)), None)
+    for stack, reason in rejected.items():
+        near = reason == "other series" or stack.source in sources
+        like = next((one for one in chosen if near and (stack.source == one.source or stack.nearly_like(one))), None)
+        lost = reason != "other description" and not stack.is_named_as_computed(chosen)
+        if not like and lost and not _repeats_a_moment(stack, chosen):
+            like = next((one for one in chosen if stack.may_be_lost_timepoint(one)), None)
         if like:
-            examination, reference = stack.source.examination, like.source.examination
-            if stack.slices != like.slices:
-                number = f"{stack.slices} slice{'s' * (stack.slices > 1)}"
-                difference = f"it has {number} instead of {like.slices}{_unreadable(stack, unread)}"
-            elif examination != reference:
-                name = "frame of reference" if examination.study == reference.study else "study"
-                difference = f"its {name} differs"
-            else:
-                difference = (
-                    "its image type, matrix, voxels, position, orientation, scan options, repetition time or echo time "
-                    "differ"
-                )
             lines.append(
-                f"{stack.name} is not aligned, as {difference}; if it is a timepoint, export it again, or select it "
-                "and the others with --series-description PATTERN"
+                f"{stack.name} is not aligned, as {_difference(stack, like, reason, unread)}; if it is a timepoint, "
+                "export it again, or select it and the others with --series-description PATTERN"
             )
-        elif pattern:
+        elif pattern and near:
             lines.append(
                 f"{stack.name} is not aligned, although its description matches {pattern!r} "
                 f"({stack.rejection or 'another kind of image'}); use a pattern that does not match it"
             )
     return lines
+
+
+def _difference(stack: Stack, like: Stack, reason: str, unread: Sequence[Unread]) -> str:
+    """Describe what distinguishes a stack from a chosen one that it is like."""
+    examination, reference = stack.source.examination, like.source.examination
+    if stack.slices != like.slices:
+        number = f"{stack.slices} slice{'s' * (stack.slices > 1)}"
+        return f"it has {number} instead of {like.slices}{_unreadable(stack, unread)}"
+    if reason != "other series":
+        return f"its header calls it {reason}"
+    if examination != reference:
+        names = ("study", "modality", "space")
+        name = next((name for name in names if getattr(examination, name) != getattr(reference, name)), "patient")
+        return f"its {'frame of reference' if name == 'space' else name} differs"
+    return (
+        "its image type, matrix, voxels, position, orientation, scan options, sequence, flip angle, repetition time or "
+        "echo time differ"
+    )
+
+
+def _repeats_a_moment(stack: Stack, chosen: Sequence[Stack]) -> bool:
+    """Check whether a stack begins with a chosen volume, as its filtered copy does, where these begin one by one."""
+    planes = [plane for one in chosen for plane in one.planes]
+    moments = {plane.keys.get("acquisition time") for plane in planes}
+    own = {plane.keys.get("acquisition time") for plane in stack.planes} - {None}
+    return len(moments) > 1 and bool(own & moments)
 
 
 def _unreadable(stack: Stack, unread: Sequence[Unread]) -> str:

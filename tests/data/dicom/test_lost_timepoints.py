@@ -80,3 +80,70 @@ def test_files_of_another_kind_that_cannot_be_read_are_no_doubt(tmp_path, change
     series = read_series(tmp_path)
     assert_aligned(series, volumes())
     assert not series.warnings
+
+
+def one_by_one(shared, change, data=None):
+    """Make a series for each timepoint; the header of the first one is changed."""
+    images = []
+    for k, volume in enumerate(volumes() if data is None else data):
+        header = {"SeriesDescription": f"dyn {k}", "SeriesNumber": 5 + k, "AcquisitionTime": exports.clock(60 * k)}
+        images += exports.classic(shared, volume, AFFINE, **(header | (change if k == 0 else {})))
+    return images
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value")
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ImageType": None},
+        {"ImageType": ["ORIGINAL", "PRIMARY"]},
+        {"ImageType": ["original", "primary", "m", "nd"]},
+        {"ImageType": ["ORIGINAL", "PRIMARY", "M", "ND", "FIL"]},
+        {"ImageType": ["ORIGINAL", "PRIMARY", "M", "DIS2D"]},
+        {"ImageType": ["DERIVED", "PRIMARY", "M", "ND"]},
+        {"Modality": None},
+        {"ScanningSequence": None},
+        {"ScanningSequence": ["GR", "RM"]},
+        {"SequenceName": "*fl3d1"},
+        {"RepetitionTime": None},
+        {"EchoTime": None},
+        {"FlipAngle": None},
+        {"FlipAngle": "10.5"},
+        {"MagneticFieldStrength": "1.494"},
+        {"InPlanePhaseEncodingDirection": "COL"},
+        {"SeriesDescription": "survey dyn"},
+        {"DiffusionBValue": 5.0},
+    ],
+    ids=str,
+)
+def test_a_timepoint_whose_header_differs_is_no_silent_loss(tmp_path, change):
+    shared = exports.examination(MagneticFieldStrength="1.5")
+    series = read_series(exports.save(one_by_one(shared, change), tmp_path))
+    assert_aligned(series, volumes()[1:])
+    (warning,) = series.warnings
+    assert warning.startswith("5 '") and " is not aligned, as " in warning
+
+
+def test_the_other_series_of_a_good_study_are_no_doubt(tmp_path):
+    """A localiser, T2, diffusion, T1 map, subtractions, a filtered copy and a reformatted one, all in one place."""
+    shared, (other, *_) = exports.examination(), volumes(seed=6)
+    images = one_by_one(shared, {})
+    series = [
+        {"SeriesDescription": "localizer", "EchoTime": "3", "RepetitionTime": "8"},
+        {"SeriesDescription": "t2_tse", "EchoTime": "90", "ScanningSequence": "SE", "RepetitionTime": "4000"},
+        {"SeriesDescription": "ep2d_diff", "EchoTime": "60", "ScanningSequence": "EP", "DiffusionBValue": 800.0},
+        {"SeriesDescription": "vfa", "FlipAngle": "5"},
+        {"SeriesDescription": "vfa", "FlipAngle": "2"},
+        {"SeriesDescription": "dyn 2 SUB"},
+        {"SeriesDescription": "dyn 1 SUB", "ImageType": ["DERIVED", "PRIMARY", "M", "ND"]},
+        {"SeriesDescription": "dyn 1", "ImageType": ["DERIVED", "SECONDARY", "M", "SUB"]},
+        {"SeriesDescription": "dyn 1", "ImageType": ["DERIVED", "SECONDARY", "MPR"], "AcquisitionTime": "110000"},
+        {"ImageType": ["ORIGINAL", "PRIMARY", "M", "FIL"], "AcquisitionTime": exports.clock(60)},
+        {"ImageType": ["ORIGINAL", "PRIMARY", "P", "ND"], "SeriesDescription": "dyn"},
+    ]
+    for number, header in enumerate(series):
+        header = {"AcquisitionTime": exports.clock(300 + 60 * number), "SeriesNumber": 20 + number} | header
+        images += exports.classic(shared, other, AFFINE, **header)
+    series = read_series(exports.save(images, tmp_path))
+    assert_aligned(series, volumes())
+    assert not series.warnings
