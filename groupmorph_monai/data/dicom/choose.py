@@ -8,7 +8,7 @@ from ...errors import InputError
 from ..reading.names import matches
 from .find import Unread, unread_of
 from .prospective_motion import largest_tilt_degrees
-from .stack import Stack, alike
+from .stack import COMPUTED_WORDS, Stack, alike
 
 logger = logging.getLogger(__name__)
 _USUAL_TILT_DEGREES = 5  # as far as patients usually turn their heads during a scan
@@ -72,8 +72,8 @@ def possible_timepoints(
     for stack, reason in rejected.items():
         near = reason == "other series" or stack.source in sources
         like = next((one for one in chosen if near and (stack.source == one.source or stack.nearly_like(one))), None)
-        lost = reason != "other description" and not stack.is_named_as_computed(chosen)
-        if not like and lost and not _repeats_a_moment(stack, chosen):
+        computed = stack.is_named_as_computed(chosen) or _is_average_of_phases(stack, chosen)
+        if not (like or computed or reason == "other description" or _repeats_a_moment(stack, chosen)):
             like = next((one for one in chosen if stack.may_be_lost_timepoint(one)), None)
         if like:
             lines.append(
@@ -91,6 +91,8 @@ def possible_timepoints(
 def _difference(stack: Stack, like: Stack, reason: str, unread: Sequence[Unread]) -> str:
     """Describe what distinguishes a stack from a chosen one that it is like."""
     examination, reference = stack.source.examination, like.source.examination
+    if None in stack.phases and None not in like.phases:
+        return "it has no phase of the cycle, unlike the others"
     if stack.slices != like.slices:
         number = f"{stack.slices} slice{'s' * (stack.slices > 1)}"
         return f"it has {number} instead of {like.slices}{_unreadable(stack, unread)}"
@@ -104,6 +106,12 @@ def _difference(stack: Stack, like: Stack, reason: str, unread: Sequence[Unread]
         "its image type, matrix, voxels, position, orientation, scan options, sequence, flip angle, repetition time or "
         "echo time differ"
     )
+
+
+def _is_average_of_phases(stack: Stack, chosen: Sequence[Stack]) -> bool:
+    """Check whether a stack without a phase, whose description has a word such as AVE, lies beside phases."""
+    gated = all(None not in one.phases for one in chosen)
+    return gated and None in stack.phases and bool(stack.words & COMPUTED_WORDS)
 
 
 def _repeats_a_moment(stack: Stack, chosen: Sequence[Stack]) -> bool:
@@ -142,6 +150,29 @@ def turned_timepoints(chosen: Sequence[Stack]) -> list[str]:
     ]
 
 
+def dissimilar_timepoints(chosen: Sequence[Stack]) -> list[str]:
+    """Describe the chosen stacks that only their descriptions select, and those in other frames of reference, one line
+    each."""
+    longest = max(chosen, key=lambda stack: stack.timepoints)
+    others = [
+        stack
+        for stack in chosen
+        if stack.likeness != longest.likeness and not (stack.timepoints == 1 and stack.nearly_like(longest))
+    ]
+    lines = []
+    if others:
+        lines.append(
+            f"Aligning dissimilar series, as selected by their descriptions: {_list([longest, *others])}; if these are "
+            "not timepoints of one kind, use another pattern"
+        )
+    if len({stack.source.examination.space for stack in chosen}) > 1:
+        lines.append(
+            "The scans have different frames of reference, so their coordinates may not agree; the initial alignment "
+            "has to compensate for this"
+        )
+    return lines
+
+
 def _matches(stack: Stack, pattern: str | None) -> bool:
     descriptions = {plane.source.description for plane in stack.planes}
     return pattern is None or any(matches(text, pattern) for text in (*descriptions, stack.name))
@@ -175,10 +206,7 @@ def _longest(stacks: Sequence[Stack], pattern: str | None) -> list[Stack]:
     groups = _joined(parallel) if pattern else [_without_computed(_gated(g)) for g in _planned_again(parallel)]
     order = sorted((group for group in groups if _count(group) > 1), key=_count, reverse=True)
     if not order:
-        together = list(stacks) if pattern and len(stacks) > 1 else []
-        if together:
-            logger.warning("Aligning dissimilar series, as selected by their descriptions: %s", _list(together))
-        return together
+        return list(stacks) if pattern and len(stacks) > 1 else []
     series = {stack.source.series for stack in order[0]}
     rivals = [
         group
@@ -196,8 +224,6 @@ def _longest(stacks: Sequence[Stack], pattern: str | None) -> list[Stack]:
             f"{several[0].planes[0].file.path}: expected one series to align, got {_list(several)}; {cure}"
         )
     dissimilar = [stack for stack in stacks if pattern and stack.source.series not in series and not stack.rejection]
-    if dissimilar:
-        logger.warning("Aligning dissimilar series, too, as selected by their descriptions: %s", _list(dissimilar))
     return [*order[0], *dissimilar]
 
 

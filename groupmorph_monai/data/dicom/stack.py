@@ -21,7 +21,7 @@ _COMPUTED = ("SUB", "MIP", "MINIP", "MPR", "ADC", "TRACEW", "FA", "PROJECTION IM
 # Image types that a scanner separates from the echoes of one acquisition, such as water and fat, and may call derived.
 _SEPARATED = ("DIXON", "WATER", "FAT", "IN_PHASE", "OUT_PHASE", "OPP_PHASE", "W", "F", "IP", "OP")
 # Words in descriptions that mark computed series, whose image types may equal those of the scans.
-_COMPUTED_WORDS = {"SUB", "SUBS", "SUBTRACTION", "MIP", "MINIP", "MAXIP", "AIP", "AVEIP", "AVG", "AVE", "AVERAGE"}
+COMPUTED_WORDS = {"SUB", "SUBS", "SUBTRACTION", "MIP", "MINIP", "MAXIP", "AIP", "AVEIP", "AVG", "AVE", "AVERAGE"}
 _FEWEST_JOINED = 3  # minimum number of single-slice series that form a stack; two may be parallel by chance
 _HEARTBEAT_S = 0.2, 2.5  # shortest and longest range of trigger times over a heartbeat; those of T1 maps vary by less
 _NEARLY = 0.05  # maximum relative difference of echo, repetition time and slice distance of nearly equal scans
@@ -160,9 +160,9 @@ class Stack:
     def is_named_as_computed(self, stacks: Sequence["Stack"]) -> bool:
         """Check whether the description is that of another stack plus a word such as MIP or SUB, or nothing but such
         words."""
-        scans = self.words - _COMPUTED_WORDS
+        scans = self.words - COMPUTED_WORDS
         if not scans:
-            return bool(self.words) and any(not stack.words & _COMPUTED_WORDS for stack in stacks)
+            return bool(self.words) and any(not stack.words & COMPUTED_WORDS for stack in stacks)
         return scans < self.words and any(stack.words and stack.words <= scans for stack in stacks)
 
     @property

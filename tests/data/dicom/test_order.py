@@ -256,8 +256,10 @@ def test_averages_and_free_breathing_are_no_phases(tmp_path, names, caplog):
         for k, name in enumerate(descriptions)
     ]
     images = exports.one_series(data, headers, shared=shared, AcquisitionTime="101010")
-    assert_aligned(read_series(exports.save(images, tmp_path)), data[:4])
+    series = read_series(exports.save(images, tmp_path))
+    assert_aligned(series, data[:4])
     assert "Not aligned" in caplog.text and names[1] in caplog.text
+    assert ["no phase of the cycle" in warning for warning in series.warnings] == 2 * [True] * ("Gated" in names[0])
 
 
 def test_percentages_of_a_reconstruction_are_no_phases(tmp_path):
