@@ -48,6 +48,8 @@ def choose(stacks: Sequence[Stack], pattern: str | None = None) -> tuple[list[St
     for members in ([stack for stack in originals if not stack.joined], originals, candidates):
         chosen = _longest(members, pattern)
         if chosen:
+            if not pattern:
+                _check_no_longer_derived(chosen, candidates)
             rest = [stack for stack in candidates if stack not in chosen]
             derived = [stack for stack in rest if stack.derived or stack.is_named_as_computed(chosen)]
             return chosen, rejected | {stack: "derived" if stack in derived else "other series" for stack in rest}
@@ -225,6 +227,23 @@ def _longest(stacks: Sequence[Stack], pattern: str | None) -> list[Stack]:
         )
     dissimilar = [stack for stack in stacks if pattern and stack.source.series not in series and not stack.rejection]
     return [*order[0], *dissimilar]
+
+
+def _check_no_longer_derived(chosen: Sequence[Stack], candidates: Sequence[Stack]) -> None:
+    """Check that no group that is derived, but not computed such as subtractions, has clearly more timepoints: it may
+    be the dynamic series, whose filter or correction made it derived, and the chosen one a repeated scan.
+
+    Raises:
+        InputError: If there is one.
+    """
+    derived = [stack for stack in candidates if stack.derived and not stack.computed and stack not in chosen]
+    scans = [stack for stack in derived if not stack.is_named_as_computed(candidates)]
+    longest = max(_planned_again(_parallel(scans)), key=_count, default=[])
+    if _count(longest) >= _CLEARLY_LONGER * _count(chosen):
+        raise InputError(
+            f"{chosen[0].planes[0].file.path}: expected one series to align, got {_list([*chosen, *longest])}, of "
+            f"which the longer one is derived; {_CHOOSE}"
+        )
 
 
 def _parallel(stacks: Sequence[Stack]) -> list[list[Stack]]:
