@@ -17,6 +17,8 @@ from .prospective_motion import gaps_mm, may_show_same_anatomy, slices_at_a_plac
 from .split import separate_aborted, split_volumes
 
 _LOCALISERS = ("LOCALIZER", "SCOUT", "SURVEY", "TOPOGRAM")
+_DIFFUSION_WORDS = {"DWI", "DTI", "DIFF", "DIFFUSION"}  # in descriptions of echo-planar series
+_WEIGHTED_SEQUENCE = re.compile(r"ep_b0*[1-9]")  # name of Siemens' sequence with a b-value, such as *ep_b800#3
 _COMPUTED = ("SUB", "MIP", "MINIP", "MPR", "ADC", "TRACEW", "FA", "PROJECTION IMAGE", "PARAMETRIC", "SECONDARY")
 # Image types that a scanner separates from the echoes of one acquisition, such as water and fat, and may call derived.
 _SEPARATED = ("DIXON", "WATER", "FAT", "IN_PHASE", "OUT_PHASE", "OPP_PHASE", "W", "F", "IP", "OP")
@@ -141,11 +143,21 @@ class Stack:
             return "localiser"
         diffusion = [plane.diffusion for plane in self.planes]
         weighted = any(d.b_value > 0 for d in diffusion) or len({d.b_value_ge for d in diffusion}) > 1
-        if weighted or "DIFFUSION" in kinds:
+        if weighted or "DIFFUSION" in kinds or self._is_diffusion_sequence:
             return "diffusion"
         if self.slices < 2:
             return "single slice"
         return ""
+
+    @property
+    def _is_diffusion_sequence(self) -> bool:
+        """Whether name and kind of the sequence are those of diffusion imaging, whose b-values an export may lack."""
+        names = [name for name, *_ in PROTOCOL]
+        protocols = [dict(zip(names, protocol)) for protocol in {plane.protocol for plane in self.planes}]
+        if any(_WEIGHTED_SEQUENCE.search(name) for protocol in protocols for name in protocol["SequenceName"]):
+            return True
+        echo_planar = any("EP" in protocol["ScanningSequence"] for protocol in protocols)
+        return echo_planar and bool(self.words & _DIFFUSION_WORDS)
 
     @property
     def joined(self) -> bool:

@@ -135,6 +135,23 @@ def test_a_repeated_scan_is_not_taken_for_a_longer_derived_series(tmp_path, kind
         assert_aligned(read_series(tmp_path), repeated)
 
 
+@pytest.mark.parametrize(
+    ("description", "sequence", "is_diffusion"),
+    [
+        ("Ax DWI b0-800", {"ScanningSequence": ["EP", "SE"]}, True),
+        ("b800", {"ScanningSequence": "EP", "SequenceName": "*ep_b800#3"}, True),
+        ("Ax DWI", {}, False),  # no echo-planar sequence
+        ("perfusion", {"ScanningSequence": "EP", "SequenceName": "*ep_b0"}, False),
+    ],
+)
+def test_diffusion_without_b_values_is_told_by_its_sequence(tmp_path, description, sequence, is_diffusion):
+    shared, weighted = exports.examination(), volumes(4, seed=6)
+    images = dynamic(shared, weighted, SeriesDescription=description, SeriesNumber=3, EchoTime="70", **sequence)
+    images += dynamic(shared, volumes(2))
+    assert_aligned(read_series(exports.save(images, tmp_path)), volumes(2) if is_diffusion else weighted)
+    assert_aligned(read_series(tmp_path, description=description), weighted)
+
+
 @pytest.mark.parametrize("segmentation", ["1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"])
 def test_segmentations_are_no_scans(tmp_path, segmentation):
     shared = exports.examination()
