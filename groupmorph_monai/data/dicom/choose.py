@@ -8,7 +8,7 @@ from ...errors import InputError
 from ..reading.names import matches
 from .find import Unread, unread_of
 from .prospective_motion import largest_tilt_degrees
-from .stack import Stack, alike
+from .stack import COMPUTED_WORDS, Stack, alike
 
 logger = logging.getLogger(__name__)
 _USUAL_TILT_DEGREES = 5  # as far as patients usually turn their heads during a scan
@@ -48,6 +48,8 @@ def choose(stacks: Sequence[Stack], pattern: str | None = None) -> tuple[list[St
     for members in ([stack for stack in originals if not stack.joined], originals, candidates):
         chosen = _longest(members, pattern)
         if chosen:
+            if not pattern:
+                _check_no_longer_derived(chosen, candidates)
             rest = [stack for stack in candidates if stack not in chosen]
             derived = [stack for stack in rest if stack.derived or stack.is_named_as_computed(chosen)]
             return chosen, rejected | {stack: "derived" if stack in derived else "other series" for stack in rest}
@@ -69,31 +71,57 @@ def possible_timepoints(
     """Describe the stacks that may be timepoints of the chosen series, such as an incomplete one, and those that were
     not chosen although they match the pattern of descriptions, one per line."""
     lines, sources = [], {stack.source for stack in chosen}
-    for stack in (stack for stack, reason in rejected.items() if reason == "other series" or stack.source in sources):
-        like = next((one for one in chosen if stack.source == one.source or stack.nearly_like(one)), None)
+    for stack, reason in rejected.items():
+        near = reason == "other series" or stack.source in sources
+        like = next((one for one in chosen if near and (stack.source == one.source or stack.nearly_like(one))), None)
+        computed = stack.is_named_as_computed(chosen) or _is_average_of_phases(stack, chosen)
+        if not (like or computed or reason == "other description" or _repeats_a_moment(stack, chosen)):
+            like = next((one for one in chosen if stack.may_be_lost_timepoint(one)), None)
         if like:
-            examination, reference = stack.source.examination, like.source.examination
-            if stack.slices != like.slices:
-                number = f"{stack.slices} slice{'s' * (stack.slices > 1)}"
-                difference = f"it has {number} instead of {like.slices}{_unreadable(stack, unread)}"
-            elif examination != reference:
-                name = "frame of reference" if examination.study == reference.study else "study"
-                difference = f"its {name} differs"
-            else:
-                difference = (
-                    "its image type, matrix, voxels, position, orientation, scan options, repetition time or echo time "
-                    "differ"
-                )
             lines.append(
-                f"{stack.name} is not aligned, as {difference}; if it is a timepoint, export it again, or select it "
-                "and the others with --series-description PATTERN"
+                f"{stack.name} is not aligned, as {_difference(stack, like, reason, unread)}; if it is a timepoint, "
+                "export it again, or select it and the others with --series-description PATTERN"
             )
-        elif pattern:
+        elif pattern and near:
             lines.append(
                 f"{stack.name} is not aligned, although its description matches {pattern!r} "
                 f"({stack.rejection or 'another kind of image'}); use a pattern that does not match it"
             )
     return lines
+
+
+def _difference(stack: Stack, like: Stack, reason: str, unread: Sequence[Unread]) -> str:
+    """Describe what distinguishes a stack from a chosen one that it is like."""
+    examination, reference = stack.source.examination, like.source.examination
+    if None in stack.phases and None not in like.phases:
+        return "it has no phase of the cycle, unlike the others"
+    if stack.slices != like.slices:
+        number = f"{stack.slices} slice{'s' * (stack.slices > 1)}"
+        return f"it has {number} instead of {like.slices}{_unreadable(stack, unread)}"
+    if reason != "other series":
+        return f"its header calls it {reason}"
+    if examination != reference:
+        names = ("study", "modality", "space")
+        name = next((name for name in names if getattr(examination, name) != getattr(reference, name)), "patient")
+        return f"its {'frame of reference' if name == 'space' else name} differs"
+    return (
+        "its image type, matrix, voxels, position, orientation, scan options, sequence, flip angle, repetition time or "
+        "echo time differ"
+    )
+
+
+def _is_average_of_phases(stack: Stack, chosen: Sequence[Stack]) -> bool:
+    """Check whether a stack without a phase, whose description has a word such as AVE, lies beside phases."""
+    gated = all(None not in one.phases for one in chosen)
+    return gated and None in stack.phases and bool(stack.words & COMPUTED_WORDS)
+
+
+def _repeats_a_moment(stack: Stack, chosen: Sequence[Stack]) -> bool:
+    """Check whether a stack begins with a chosen volume, as its filtered copy does, where these begin one by one."""
+    planes = [plane for one in chosen for plane in one.planes]
+    moments = {plane.keys.get("acquisition time") for plane in planes}
+    own = {plane.keys.get("acquisition time") for plane in stack.planes} - {None}
+    return len(moments) > 1 and bool(own & moments)
 
 
 def _unreadable(stack: Stack, unread: Sequence[Unread]) -> str:
@@ -122,6 +150,29 @@ def turned_timepoints(chosen: Sequence[Stack]) -> list[str]:
         for group in alike(chosen, lambda stack: None)
         if (angle := largest_tilt_degrees([plane for stack in group for plane in stack.planes])) > _USUAL_TILT_DEGREES
     ]
+
+
+def dissimilar_timepoints(chosen: Sequence[Stack]) -> list[str]:
+    """Describe the chosen stacks that only their descriptions select, and those in other frames of reference, one line
+    each."""
+    longest = max(chosen, key=lambda stack: stack.timepoints)
+    others = [
+        stack
+        for stack in chosen
+        if stack.likeness != longest.likeness and not (stack.timepoints == 1 and stack.nearly_like(longest))
+    ]
+    lines = []
+    if others:
+        lines.append(
+            f"Aligning dissimilar series, as selected by their descriptions: {_list([longest, *others])}; if these are "
+            "not timepoints of one kind, use another pattern"
+        )
+    if len({stack.source.examination.space for stack in chosen}) > 1:
+        lines.append(
+            "The scans have different frames of reference, so their coordinates may not agree; the initial alignment "
+            "has to compensate for this"
+        )
+    return lines
 
 
 def _matches(stack: Stack, pattern: str | None) -> bool:
@@ -157,10 +208,7 @@ def _longest(stacks: Sequence[Stack], pattern: str | None) -> list[Stack]:
     groups = _joined(parallel) if pattern else [_without_computed(_gated(g)) for g in _planned_again(parallel)]
     order = sorted((group for group in groups if _count(group) > 1), key=_count, reverse=True)
     if not order:
-        together = list(stacks) if pattern and len(stacks) > 1 else []
-        if together:
-            logger.warning("Aligning dissimilar series, as selected by their descriptions: %s", _list(together))
-        return together
+        return list(stacks) if pattern and len(stacks) > 1 else []
     series = {stack.source.series for stack in order[0]}
     rivals = [
         group
@@ -178,9 +226,24 @@ def _longest(stacks: Sequence[Stack], pattern: str | None) -> list[Stack]:
             f"{several[0].planes[0].file.path}: expected one series to align, got {_list(several)}; {cure}"
         )
     dissimilar = [stack for stack in stacks if pattern and stack.source.series not in series and not stack.rejection]
-    if dissimilar:
-        logger.warning("Aligning dissimilar series, too, as selected by their descriptions: %s", _list(dissimilar))
     return [*order[0], *dissimilar]
+
+
+def _check_no_longer_derived(chosen: Sequence[Stack], candidates: Sequence[Stack]) -> None:
+    """Check that no group that is derived, but not computed such as subtractions, has clearly more timepoints: it may
+    be the dynamic series, whose filter or correction made it derived, and the chosen one a repeated scan.
+
+    Raises:
+        InputError: If there is one.
+    """
+    derived = [stack for stack in candidates if stack.derived and not stack.computed and stack not in chosen]
+    scans = [stack for stack in derived if not stack.is_named_as_computed(candidates)]
+    longest = max(_planned_again(_parallel(scans)), key=_count, default=[])
+    if _count(longest) >= _CLEARLY_LONGER * _count(chosen):
+        raise InputError(
+            f"{chosen[0].planes[0].file.path}: expected one series to align, got {_list([*chosen, *longest])}, of "
+            f"which the longer one is derived; {_CHOOSE}"
+        )
 
 
 def _parallel(stacks: Sequence[Stack]) -> list[list[Stack]]:

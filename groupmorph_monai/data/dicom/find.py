@@ -1,5 +1,6 @@
 """Find DICOM images in folders, regardless of file names, and group their slices by source."""
 
+import gzip
 import logging
 import os
 import warnings
@@ -8,7 +9,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import BinaryIO, NamedTuple, TypeVar, cast
 
 import pydicom
 from pydicom.dataset import Dataset
@@ -37,6 +38,7 @@ class Unread(NamedTuple):
         series, uid: its series and its SOP instance UID; empty if these cannot be read.
         reason: what is wrong with it.
         image: whether it may be an image, by its class.
+        header: its header, as far as it can be read.
     """
 
     path: Path
@@ -44,6 +46,7 @@ class Unread(NamedTuple):
     uid: str
     reason: str
     image: bool
+    header: Dataset
 
 
 def find_planes(paths: Sequence[Path]) -> tuple[dict[Source, list[Plane]], list[Unread]]:
@@ -62,6 +65,7 @@ def find_planes(paths: Sequence[Path]) -> tuple[dict[Source, list[Plane]], list[
             unread.append(content)
         else:
             planes += content
+    unread += _compressed(paths)
     unique = _without_copies(planes)
     if len(unique) < len(planes):
         logger.info("%d images are stored twice; one copy of each is read.", len(planes) - len(unique))
@@ -168,7 +172,23 @@ def _read(path: Path) -> list[Plane] | Unread:
     except Exception as error:  # damaged files make pydicom raise many types
         logger.warning("%s: ignored, as its header cannot be read (%s)", path, error)
         planes, reason = [], f"a header that cannot be read ({error})"
-    return planes or Unread(path, *_origin(path, dataset), reason, image=not _is_no_image(dataset))
+    return planes or _unread(path, dataset or _readable_part(path), reason)
+
+
+def _unread(path: Path, header: Dataset, reason: str) -> Unread:
+    series = uid = ""
+    with suppress(Exception), warnings.catch_warnings(action="ignore"):  # a damaged header
+        series, uid = (str(header.get(name, "")) for name in ("SeriesInstanceUID", "SOPInstanceUID"))
+    return Unread(path, series, uid, reason, not _is_no_image(header), header)
+
+
+def _compressed(paths: Iterable[Path]) -> Iterator[Unread]:
+    """Find DICOM files that were compressed by gzip, which are not read, in these folders."""
+    files = (file for path in paths if path.is_dir() for file in files_below(path))
+    for file in (file for file in files if file.suffix.lower() == ".gz" and not file.name.startswith(".")):
+        with suppress(Exception), warnings.catch_warnings(action="ignore"), gzip.open(file) as content:
+            header = pydicom.dcmread(cast(BinaryIO, content), stop_before_pixels=True)
+            yield _unread(file, header, "compression by gzip; unpack it")
 
 
 def _is_no_image(dataset: Dataset) -> bool:
@@ -179,9 +199,8 @@ def _is_no_image(dataset: Dataset) -> bool:
     return False
 
 
-def _origin(path: Path, dataset: Dataset) -> tuple[str, str]:
-    """Read the series and SOP instance UID, which precede most of the header, as far as possible."""
+def _readable_part(path: Path) -> Dataset:
+    """Read the header up to the UIDs of its study and series, which precede most of it, as far as possible."""
     with suppress(Exception), warnings.catch_warnings(action="ignore"), open(path, "rb") as file:
-        dataset = dataset or read_partial(file, lambda tag, *_: tag > _SERIES, force=True)
-        return str(dataset.get("SeriesInstanceUID", "")), str(dataset.get("SOPInstanceUID", ""))
-    return "", ""
+        return read_partial(file, lambda tag, *_: tag > _SERIES, force=True)
+    return Dataset()

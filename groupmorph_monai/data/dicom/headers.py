@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 _LABEL_MAP_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"  # pydicom 2 lacks it
 _MAPS = ParametricMapStorage, SegmentationStorage, _LABEL_MAP_STORAGE  # without image intensities
+# Methods of reconstruction of CT and their strength, such as ASiR-V 40%.
+_RECONSTRUCTION = re.compile(r"(?:ASIR(?:-?V)?|IDOSE|SAFIRE|ADMIRE|AIDR(?: ?3D)?|VEO)\W*\d+ ?%", re.IGNORECASE)
 _GATED = re.compile("gat|phas|cycle|resp|breath|cardi", re.IGNORECASE)
 
 
@@ -157,13 +159,14 @@ def _source(attributes: Attributes, place: Place) -> Source:
 def _phase(attributes: Attributes) -> float | None:
     """Read the phase of a gated scan, in percent of the respiratory or cardiac cycle.
 
-    Most CT scanners write it into the description, such as "ASiR 40% Gated, 30.0%", or the comment, some with a decimal
-    comma. Percentages of other scanners may be a dose or a concentration.
+    Most CT scanners write it into the description, such as "ASiR 40% Gated, 30.0%", in which 40% is the strength of the
+    reconstruction, or the comment, some with a decimal comma. Percentages of other scanners may be a dose or a
+    concentration.
     """
     nominal = attributes.number("NominalPercentageOfRespiratoryPhase", "NominalPercentageOfCardiacPhase")
     if nominal is not None:
         return nominal
-    text = " ".join(map(attributes.text, ("SeriesDescription", "ImageComments")))
+    text = _RECONSTRUCTION.sub("", " ".join(map(attributes.text, ("SeriesDescription", "ImageComments"))))
     if attributes.get("Modality") != "CT" and not _GATED.search(text):
         return None
     return _combined([float(n.replace(",", ".")) for n in re.findall(r"(\d{1,3}(?:[.,]\d+)?) ?%", text)])

@@ -10,7 +10,14 @@ import numpy as np
 from ...errors import InputError
 from ..reading.sidecars import even_step
 from ..series import Frame, Series
-from .choose import SEE_LIST, aborted_timepoints, choose, possible_timepoints, turned_timepoints
+from .choose import (
+    SEE_LIST,
+    aborted_timepoints,
+    choose,
+    dissimilar_timepoints,
+    possible_timepoints,
+    turned_timepoints,
+)
 from .clock_changes import clock_changes
 from .find import Unread, find_planes, unread_of
 from .geometry import volume_affine
@@ -20,6 +27,7 @@ from .pixels import read_voxels
 from .plane import Plane
 from .scales import incomparable_scales
 from .stack import Stack, make_stacks
+from .unread_scans import unread_timepoints
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +48,7 @@ def _stacks(paths: Sequence[Path]) -> tuple[list[Stack], list[Unread]]:
 def _check_complete(stack: Stack, unread: Sequence[Unread]) -> None:
     """Check that no unreadable file may be a timepoint of a stack whose files hold several slices each.
 
-    A lost file of a single slice leaves a gap, which is detected elsewhere.
+    A lost file of a single slice leaves a gap, which is detected elsewhere; whole lost timepoints are a warning.
 
     Raises:
         InputError: If there is such a file.
@@ -76,16 +84,13 @@ def read_dicom(paths: Sequence[Path], description: str | None = None) -> Series:
             )
     for stack, reason in rejected.items():
         logger.info("Ignored (%s): %s, %d x %d slices", reason, stack.name, stack.timepoints, stack.slices)
-    if len({stack.source.examination.space for stack in chosen}) > 1:
-        logger.warning(
-            "The scans have different frames of reference, so their coordinates may not agree; the initial alignment "
-            "has to compensate for this"
-        )
     volumes, key, affines = _volumes(chosen)
     times, clock = times_s(volumes)
     warnings = possible_timepoints(rejected, chosen, description, unread) + aborted_timepoints(chosen, unread)
-    warnings += turned_timepoints(chosen) + contradicted_order(volumes, key) + clock_changes(volumes, key)
+    warnings += dissimilar_timepoints(chosen) + turned_timepoints(chosen)
+    warnings += contradicted_order(volumes, key) + clock_changes(volumes, key)
     warnings += repeated_runs(volumes, times) + incomparable_scales(volumes) + different_names(volumes)
+    warnings += unread_timepoints(chosen, unread, description, warnings)
     for warning in warnings:
         logger.warning("%s", warning)
     frames = [

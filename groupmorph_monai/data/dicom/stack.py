@@ -4,7 +4,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -12,19 +12,25 @@ import numpy as np
 from ...errors import InputError
 from .geometry import SAME_PLACE_MM, depth, evenly_spaced
 from .order import Volume, start_s
-from .plane import Plane, Source
+from .plane import PROTOCOL, Plane, Source
 from .prospective_motion import gaps_mm, may_show_same_anatomy, slices_at_a_place
 from .split import separate_aborted, split_volumes
 
 _LOCALISERS = ("LOCALIZER", "SCOUT", "SURVEY", "TOPOGRAM")
+_DIFFUSION_WORDS = {"DWI", "DTI", "DIFF", "DIFFUSION"}  # in descriptions of echo-planar series
+_WEIGHTED_SEQUENCE = re.compile(r"ep_b0*[1-9]")  # name of Siemens' sequence with a b-value, such as *ep_b800#3
 _COMPUTED = ("SUB", "MIP", "MINIP", "MPR", "ADC", "TRACEW", "FA", "PROJECTION IMAGE", "PARAMETRIC", "SECONDARY")
 # Image types that a scanner separates from the echoes of one acquisition, such as water and fat, and may call derived.
 _SEPARATED = ("DIXON", "WATER", "FAT", "IN_PHASE", "OUT_PHASE", "OPP_PHASE", "W", "F", "IP", "OP")
 # Words in descriptions that mark computed series, whose image types may equal those of the scans.
-_COMPUTED_WORDS = {"SUB", "SUBS", "SUBTRACTION", "MIP", "MINIP", "MAXIP", "AIP", "AVEIP", "AVG", "AVE", "AVERAGE"}
+COMPUTED_WORDS = {"SUB", "SUBS", "SUBTRACTION", "MIP", "MINIP", "MAXIP", "AIP", "AVEIP", "AVG", "AVE", "AVERAGE"}
 _FEWEST_JOINED = 3  # minimum number of single-slice series that form a stack; two may be parallel by chance
 _HEARTBEAT_S = 0.2, 2.5  # shortest and longest range of trigger times over a heartbeat; those of T1 maps vary by less
 _NEARLY = 0.05  # maximum relative difference of echo, repetition time and slice distance of nearly equal scans
+# Parts of image types that a correction adds, and those that say whether the image was derived from others.
+_CORRECTIONS = {"ND", "DIS2D", "DIS3D", "NORM", "FIL", "ORIGINAL", "DERIVED"}
+_FLIP_ANGLES = 0.1  # maximum relative difference of flip angles; those of T1 maps differ by more
+_SLIGHT_DIFFUSION = 50  # s/mm^2, below the b-values of diffusion imaging, as of spoilers
 _ADAPTED = ("RepetitionTime", "ScanOptions")  # parameters of the protocol that may differ between nearly equal scans
 
 
@@ -90,6 +96,29 @@ class Stack:
             and may_show_same_anatomy(self.planes, other.planes)
         )
 
+    def may_be_lost_timepoint(self, other: "Stack") -> bool:
+        """Check whether a stack that was not chosen may still be a timepoint of another one, although a part of its
+        header is missing or differs: a reason for a warning, not for an alignment.
+
+        It shows the same anatomy on the same matrix by the same sequence, as far as both headers say. Localisers,
+        diffusion imaging and computed images have another protocol, description or image type.
+        """
+        source, reference = self.source, other.source
+        modality = source.examination.modality or reference.examination.modality
+        same = replace(source, examination=replace(source.examination, modality=modality))
+        kinds = [{kind.upper() for kind in one.image_type} - _CORRECTIONS for one in (source, reference)]
+        return (
+            same.of_one_session(reference)
+            and (kinds[0] == kinds[1] or min(kinds, key=len) <= {"PRIMARY"})
+            and not self.computed
+            and (not self.derived or self.words == other.words)
+            and all(plane.diffusion.b_value < _SLIGHT_DIFFUSION for plane in self.planes)
+            and self.slices == other.slices
+            and source.unoriented.raster == reference.unoriented.raster
+            and _stated_alike(self, other)
+            and may_show_same_anatomy(self.planes, other.planes)
+        )
+
     @property
     def _contents(self) -> set[str]:
         """Image type in any order, with or without a correction of the coils' sensitivity."""
@@ -114,11 +143,21 @@ class Stack:
             return "localiser"
         diffusion = [plane.diffusion for plane in self.planes]
         weighted = any(d.b_value > 0 for d in diffusion) or len({d.b_value_ge for d in diffusion}) > 1
-        if weighted or "DIFFUSION" in kinds:
+        if weighted or "DIFFUSION" in kinds or self._is_diffusion_sequence:
             return "diffusion"
         if self.slices < 2:
             return "single slice"
         return ""
+
+    @property
+    def _is_diffusion_sequence(self) -> bool:
+        """Whether name and kind of the sequence are those of diffusion imaging, whose b-values an export may lack."""
+        names = [name for name, *_ in PROTOCOL]
+        protocols = [dict(zip(names, protocol)) for protocol in {plane.protocol for plane in self.planes}]
+        if any(_WEIGHTED_SEQUENCE.search(name) for protocol in protocols for name in protocol["SequenceName"]):
+            return True
+        echo_planar = any("EP" in protocol["ScanningSequence"] for protocol in protocols)
+        return echo_planar and bool(self.words & _DIFFUSION_WORDS)
 
     @property
     def joined(self) -> bool:
@@ -133,9 +172,9 @@ class Stack:
     def is_named_as_computed(self, stacks: Sequence["Stack"]) -> bool:
         """Check whether the description is that of another stack plus a word such as MIP or SUB, or nothing but such
         words."""
-        scans = self.words - _COMPUTED_WORDS
+        scans = self.words - COMPUTED_WORDS
         if not scans:
-            return bool(self.words) and any(not stack.words & _COMPUTED_WORDS for stack in stacks)
+            return bool(self.words) and any(not stack.words & COMPUTED_WORDS for stack in stacks)
         return scans < self.words and any(stack.words and stack.words <= scans for stack in stacks)
 
     @property
@@ -147,9 +186,13 @@ class Stack:
     def derived(self) -> bool:
         """Whether the stack was computed from other images, such as a subtraction or projection."""
         kinds = [kind.upper() for kind in self.source.image_type]
-        if any(kind.startswith("SUBTR") or kind in _COMPUTED for kind in kinds):
-            return True
-        return "DERIVED" in kinds[:1] and not any(kind in _SEPARATED for kind in kinds[2:])
+        return self.computed or ("DERIVED" in kinds[:1] and not any(kind in _SEPARATED for kind in kinds[2:]))
+
+    @property
+    def computed(self) -> bool:
+        """Whether the image type names a computation, such as a subtraction or projection."""
+        kinds = [kind.upper() for kind in self.source.image_type]
+        return any(kind.startswith("SUBTR") or kind in _COMPUTED for kind in kinds)
 
 
 def make_stacks(planes: Mapping[Source, Sequence[Plane]]) -> list[Stack]:
@@ -176,6 +219,23 @@ def alike(stacks: Sequence[Stack], key: Callable[[Stack], Hashable]) -> list[lis
         else:
             group.append(stack)
     return [group for candidates in groups.values() for group in candidates]
+
+
+def _stated_alike(stack: Stack, reference: Stack) -> bool:
+    """Check that the protocols agree in all parameters that both headers state, up to small changes of numbers. The
+    phase-encoding direction and scan options may differ."""
+    names = [name for name, *_ in PROTOCOL]
+    for name, one, two in zip(names, stack.planes[0].protocol, reference.planes[0].protocol, strict=True):
+        if not one or not two or name in ("ScanOptions", "InPlanePhaseEncodingDirection"):
+            continue
+        number, other = stack.planes[0].number(name), reference.planes[0].number(name)
+        if number is not None and other is not None:
+            if not math.isclose(number, other, rel_tol=_FLIP_ANGLES if name == "FlipAngle" else _NEARLY):
+                return False
+        elif not ({*one} <= {*two} or {*two} <= {*one}):
+            return False
+    echoes_ms = stack.source.echo_time_ms, reference.source.echo_time_ms
+    return 0 in echoes_ms or math.isclose(*echoes_ms, rel_tol=_NEARLY)
 
 
 def _may_be_timepoints(stack: Stack, reference: Stack) -> bool:

@@ -114,6 +114,44 @@ def test_series_of_one_volume_each_that_were_sent_twice_are_refused(tmp_path):
     assert_aligned(read_series(tmp_path / "b"), volumes())
 
 
+@pytest.mark.parametrize(
+    ("kind", "timepoints", "refuse"),
+    [
+        (["DERIVED", "PRIMARY", "M", "ND"], 4, True),
+        (["DERIVED", "PRIMARY", "M", "ND"], 3, False),
+        (["DERIVED", "SECONDARY", "MPR"], 4, False),
+        (["DERIVED", "PRIMARY", "M", "SUB"], 4, False),
+    ],
+)
+def test_a_repeated_scan_is_not_taken_for_a_longer_derived_series(tmp_path, kind, timepoints, refuse):
+    shared, repeated = exports.examination(), volumes(2, seed=6)
+    images = dynamic(shared, repeated, SeriesDescription="t2", SeriesNumber=3, EchoTime="90")
+    images += dynamic(shared, volumes(timepoints), SeriesDescription="DCE", ImageType=kind)
+    exports.save(images, tmp_path)
+    if refuse:
+        refused(tmp_path, "expected one series to align", "'t2'", "'DCE'", "the longer one is derived")
+        assert_aligned(read_series(tmp_path, description="DCE"), volumes())
+    else:
+        assert_aligned(read_series(tmp_path), repeated)
+
+
+@pytest.mark.parametrize(
+    ("description", "sequence", "is_diffusion"),
+    [
+        ("Ax DWI b0-800", {"ScanningSequence": ["EP", "SE"]}, True),
+        ("b800", {"ScanningSequence": "EP", "SequenceName": "*ep_b800#3"}, True),
+        ("Ax DWI", {}, False),  # no echo-planar sequence
+        ("perfusion", {"ScanningSequence": "EP", "SequenceName": "*ep_b0"}, False),
+    ],
+)
+def test_diffusion_without_b_values_is_told_by_its_sequence(tmp_path, description, sequence, is_diffusion):
+    shared, weighted = exports.examination(), volumes(4, seed=6)
+    images = dynamic(shared, weighted, SeriesDescription=description, SeriesNumber=3, EchoTime="70", **sequence)
+    images += dynamic(shared, volumes(2))
+    assert_aligned(read_series(exports.save(images, tmp_path)), volumes(2) if is_diffusion else weighted)
+    assert_aligned(read_series(tmp_path, description=description), weighted)
+
+
 @pytest.mark.parametrize("segmentation", ["1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"])
 def test_segmentations_are_no_scans(tmp_path, segmentation):
     shared = exports.examination()

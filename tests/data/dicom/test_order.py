@@ -282,16 +282,22 @@ def test_averages_and_free_breathing_are_no_phases(tmp_path, names, caplog):
         for k, name in enumerate(descriptions)
     ]
     images = exports.one_series(data, headers, shared=shared, AcquisitionTime="101010")
-    assert_aligned(read_series(exports.save(images, tmp_path)), data[:4])
+    series = read_series(exports.save(images, tmp_path))
+    assert_aligned(series, data[:4])
     assert "Not aligned" in caplog.text and names[1] in caplog.text
+    assert ["no phase of the cycle" in warning for warning in series.warnings] == 2 * [True] * ("Gated" in names[0])
 
 
-def test_percentages_of_a_reconstruction_are_no_phases(tmp_path):
-    shared, data, names = (
-        exports.examination(Modality="CT"),
-        volumes(3),
+@pytest.mark.parametrize(
+    "names",
+    [
         ("pre", "arterial ASiR 30%", "venous ASiR 30%"),
-    )
+        ("pre", "arterial ASiR-V 40%", "venous ASiR-V 50%"),
+        ("pre", "arterial AIDR 3D 40 %", "venous iDose 50%"),
+    ],
+)
+def test_percentages_of_a_reconstruction_are_no_phases(tmp_path, names):
+    shared, data = exports.examination(Modality="CT"), volumes(3)
     headers = [
         {
             "SeriesDescription": name,
@@ -300,7 +306,9 @@ def test_percentages_of_a_reconstruction_are_no_phases(tmp_path):
         }
         for k, name in enumerate(names)
     ]
-    assert_aligned(read_series(exports.save(exports.one_series(data, headers, shared=shared), tmp_path)), data)
+    series = read_series(exports.save(exports.one_series(data, headers, shared=shared), tmp_path))
+    assert_aligned(series, data)
+    assert not series.warnings
 
 
 @pytest.mark.parametrize(
