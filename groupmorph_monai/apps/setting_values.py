@@ -26,6 +26,7 @@ _OPTIONS = {
     "weights": "--weights",
 }
 _ABSENT = object()
+_PATTERN = re.compile(r"[*%@!`][^'\"]*|\[[^]'\"]+\][^'\"]+")  # text that is not YAML, such as *dyn* or [dD]yn*
 
 
 class _Literals(yaml.SafeLoader):
@@ -40,8 +41,9 @@ class _Literals(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
         event = self.peek_event()
-        if getattr(event, "tag", None):
-            raise yaml.composer.ComposerError(None, None, f"the tag {event.tag}", event.start_mark)
+        for name in ("tag", "anchor"):
+            if value := getattr(event, name, None):
+                raise yaml.composer.ComposerError(None, None, f"the {name} {value}", event.start_mark)
         return super().compose_node(parent, index)
 
 
@@ -82,6 +84,8 @@ def parse_settings(assignments: Sequence[str], config: str, files: Sequence[str]
         try:
             parsed = _numbers(yaml.load(value, _Literals))
         except (yaml.YAMLError, ValueError, RecursionError):
+            if not _PATTERN.fullmatch(value):
+                raise InputError(f"--set {name}: expected {SETTINGS[name]}, got {reprlib.repr(value)}") from None
             parsed = value
         _check_value(name, parsed, value, "--set ")
         if values.setdefault(name, parsed) != parsed:

@@ -75,7 +75,7 @@ def possible_timepoints(
         near = reason == "other series" or stack.source in sources
         like = next((one for one in chosen if near and (stack.source == one.source or stack.nearly_like(one))), None)
         computed = stack.is_named_as_computed(chosen) or _is_average_of_phases(stack, chosen)
-        if not (like or computed or reason == "other description" or _repeats_a_moment(stack, chosen)):
+        if not (like or computed or reason == "other description" or _is_copy(stack, chosen)):
             like = next((one for one in chosen if stack.may_be_lost_timepoint(one)), None)
         if like:
             lines.append(
@@ -116,8 +116,11 @@ def _is_average_of_phases(stack: Stack, chosen: Sequence[Stack]) -> bool:
     return gated and None in stack.phases and bool(stack.words & COMPUTED_WORDS)
 
 
-def _repeats_a_moment(stack: Stack, chosen: Sequence[Stack]) -> bool:
-    """Check whether a stack begins with a chosen volume, as its filtered copy does, where these begin one by one."""
+def _is_copy(stack: Stack, chosen: Sequence[Stack]) -> bool:
+    """Check whether a stack may be a filtered copy of the chosen ones: it has as many timepoints, or begins with one of
+    their volumes, where these begin one by one."""
+    if 1 < stack.timepoints == _count(chosen):
+        return True
     planes = [plane for one in chosen for plane in one.planes]
     moments = {plane.keys.get("acquisition time") for plane in planes}
     own = {plane.keys.get("acquisition time") for plane in stack.planes} - {None}
@@ -230,18 +233,18 @@ def _longest(stacks: Sequence[Stack], pattern: str | None) -> list[Stack]:
 
 
 def _check_no_longer_derived(chosen: Sequence[Stack], candidates: Sequence[Stack]) -> None:
-    """Check that no group that is derived, but not computed such as subtractions, has clearly more timepoints: it may
+    """Check that no series that is derived, but not computed such as subtractions, has clearly more timepoints: it may
     be the dynamic series, whose filter or correction made it derived, and the chosen one a repeated scan.
 
     Raises:
         InputError: If there is one.
     """
     derived = [stack for stack in candidates if stack.derived and not stack.computed and stack not in chosen]
-    scans = [stack for stack in derived if not stack.is_named_as_computed(candidates)]
-    longest = max(_planned_again(_parallel(scans)), key=_count, default=[])
-    if _count(longest) >= _CLEARLY_LONGER * _count(chosen):
+    scans = [stack for stack in derived if stack.timepoints > 1 and not stack.is_named_as_computed(candidates)]
+    longest = max(scans, key=lambda stack: stack.timepoints, default=None)
+    if longest and longest.timepoints >= _CLEARLY_LONGER * _count(chosen):
         raise InputError(
-            f"{chosen[0].planes[0].file.path}: expected one series to align, got {_list([*chosen, *longest])}, of "
+            f"{chosen[0].planes[0].file.path}: expected one series to align, got {_list([*chosen, longest])}, of "
             f"which the longer one is derived; {_CHOOSE}"
         )
 

@@ -19,7 +19,7 @@ from .clocks import local_acquisition
 from .geometry import decimals
 from .plane import Plane
 
-_STORAGE = {"MR": MRImageStorage, "CT": CTImageStorage}
+STORAGE = {"MR": MRImageStorage, "CT": CTImageStorage}
 _IMAGE_ATTRIBUTES = (  # patient, study, equipment, frame of reference, acquisition
     *("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "PatientAge", "PatientSize"),
     *("PatientWeight", "PatientIdentityRemoved", "DeidentificationMethod", "StudyInstanceUID", "StudyDate"),
@@ -76,7 +76,7 @@ def check_sources(slices: Sequence[Sequence[Plane]], home: int) -> None:
     """
     base = slices[home][0]
     modality = base.source.examination.modality
-    if modality not in _STORAGE:
+    if modality not in STORAGE:
         raise InputError(
             f"{base.file.path}: expected MR or CT, the modalities supported by --dicom, got "
             f"{modality or 'no modality'}; omit --dicom"
@@ -114,7 +114,7 @@ def derived_header(plane: Plane, home: Plane) -> Dataset:
             setattr(header, name, value)
     for name, value in local_acquisition(own).items():
         setattr(header, name, value)
-    header.SOPClassUID = _STORAGE[modality]
+    header.SOPClassUID = STORAGE[modality]
     sets = [source.get("SpecificCharacterSet", default="ISO_IR 100") for source in (of_home, own)]
     header.SpecificCharacterSet = sets[0] if sets[0] == sets[1] else "ISO_IR 192"  # UTF-8
     kind = plane.source.image_type[2] if len(plane.source.image_type) > 2 else "OTHER"

@@ -185,7 +185,8 @@ def _unread(path: Path, header: Dataset, reason: str) -> Unread:
 def _compressed(paths: Iterable[Path]) -> Iterator[Unread]:
     """Find DICOM files that were compressed by gzip, which are not read, in these folders."""
     files = (file for path in paths if path.is_dir() for file in files_below(path))
-    for file in (file for file in files if file.suffix.lower() == ".gz" and not file.name.startswith(".")):
+    named = (file for file in files if file.suffix.lower() == ".gz" and not file.name.startswith("."))
+    for file in filter(Path.is_file, named):  # no pipe
         with suppress(Exception), warnings.catch_warnings(action="ignore"), gzip.open(file) as content:
             header = pydicom.dcmread(cast(BinaryIO, content), stop_before_pixels=True)
             yield _unread(file, header, "compression by gzip; unpack it")

@@ -15,10 +15,11 @@ def check_person(volumes: Sequence[Volume]) -> None:
         InputError: If they state different birth dates or sexes.
     """
     firsts = [plane for plane, *_ in volumes]
-    for attribute, name in (("birth_date", "birth date"), ("sex", "sex")):
+    for name, pattern in (("birth date", r"\d"), ("sex", r"^[MF]")):
         stated: dict[str, Plane] = {}
         for plane in firsts:
-            stated.setdefault(getattr(plane.person, attribute).strip().upper(), plane)
+            text = {"birth date": plane.person.birth_date, "sex": plane.person.sex}[name].strip().upper()
+            stated.setdefault("".join(re.findall(pattern, text)), plane)
         stated.pop("", None)
         if len(stated) > 1:
             first, second, *_ = (plane.file.path for plane in stated.values())
@@ -35,7 +36,8 @@ def different_names(volumes: Sequence[Volume]) -> list[str]:
     """
     stated: dict[str, Plane] = {}
     for plane, *_ in volumes:
-        stated.setdefault(re.sub(r"[\W_]+", "", plane.person.name).upper(), plane)
+        alphabetic, *_ = plane.person.name.split("=")  # the same name in other scripts may follow
+        stated.setdefault(re.sub(r"[\W_]+", "", alphabetic).upper(), plane)
     stated.pop("", None)
     if len(stated) < 2:
         return []

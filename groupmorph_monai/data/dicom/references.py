@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 
-from .derived import code_item, item
+from .derived import STORAGE, code_item, item
 from .plane import Plane
 
 
@@ -42,9 +42,9 @@ def referenced_series(planes: Iterable[Plane]) -> list[Dataset]:
 @lru_cache(maxsize=4096)
 def _kind(path: str) -> tuple[str, bool]:
     """Return the SOP class of a file, and whether it is a multi-frame file."""
-    header = pydicom.dcmread(path, specific_tags=["SOPClassUID", "NumberOfFrames"], force=True)
-    sop_class = header.get("SOPClassUID") or header.file_meta.MediaStorageSOPClassUID
-    return sop_class, "NumberOfFrames" in header
+    header = pydicom.dcmread(path, specific_tags=["SOPClassUID", "NumberOfFrames", "Modality"], force=True)
+    stated = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
+    return stated or STORAGE[header.Modality], "NumberOfFrames" in header
 
 
 def save(image: Dataset, path: Path) -> None:

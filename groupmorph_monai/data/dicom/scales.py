@@ -27,7 +27,9 @@ def incomparable_scales(volumes: Sequence[Volume]) -> list[str]:
                 "images, so values of different scans may not be comparable; export the series again with private "
                 "attributes"
             )
-        if _differ([one.real_world / (one.slope * one.factor(scalings[0])) for one in scalings if one.real_world]):
+        mapped = [one for one in scalings if one.real_world]
+        displayed = all(not _differ([one.slope, one.real_world or one.slope]) for one in mapped)  # as Philips writes it
+        if not displayed and _differ([(one.real_world or 1) / (one.slope * one.factor(scalings[0])) for one in mapped]):
             lines.append(
                 f"{planes[0].file.path}: the Real World Value Mapping, which is not applied, differs between the "
                 "images, so values of different scans may not be comparable; convert the series to NIfTI with real "

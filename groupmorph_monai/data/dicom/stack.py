@@ -17,7 +17,7 @@ from .prospective_motion import gaps_mm, may_show_same_anatomy, slices_at_a_plac
 from .split import separate_aborted, split_volumes
 
 _LOCALISERS = ("LOCALIZER", "SCOUT", "SURVEY", "TOPOGRAM")
-_DIFFUSION_WORDS = {"DWI", "DTI", "DIFF", "DIFFUSION"}  # in descriptions of echo-planar series
+_DIFFUSION_WORDS = {"DWI", "DTI", "DIFFUSION"}  # in descriptions of echo-planar series
 _WEIGHTED_SEQUENCE = re.compile(r"ep_b0*[1-9]")  # name of Siemens' sequence with a b-value, such as *ep_b800#3
 _COMPUTED = ("SUB", "MIP", "MINIP", "MPR", "ADC", "TRACEW", "FA", "PROJECTION IMAGE", "PARAMETRIC", "SECONDARY")
 # Image types that a scanner separates from the echoes of one acquisition, such as water and fat, and may call derived.

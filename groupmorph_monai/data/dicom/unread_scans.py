@@ -44,8 +44,9 @@ def _may_be_timepoint(file: Unread, chosen: Sequence[Stack], pattern: str | None
     matrix and echo time, and neither derived nor a screenshot. Colour palettes are those of maps."""
     header, source = Attributes(file.header, 0), chosen[0].source
     with suppress(Exception), warnings.catch_warnings(action="ignore"):  # damaged values
-        if not header.get("SOPClassUID"):
-            return file.reason.startswith(_UNREADABLE)
+        kind = header.get("SOPClassUID")
+        if not kind or (kind.is_private and header.get("Rows") is None):  # such as spectra and protocols of the scanner
+            return not kind and file.reason.startswith(_UNREADABLE)
         study, modality, description = map(header.text, ("StudyInstanceUID", "Modality", "SeriesDescription"))
         shape = header.get("Rows"), header.get("Columns")
         echo_ms = header.number("EffectiveEchoTime", "EchoTime")

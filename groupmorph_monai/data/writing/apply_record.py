@@ -27,7 +27,7 @@ def check_replaceable(field: str | Path, files: Iterable[str | Path], targets: I
                 f"--output: {target} would replace a file that 'apply' did not write, or that was changed since; "
                 "move it, or choose another folder"
             )
-        if any(written.get(key) != name for key, name in _sources(field, file).items()):
+        if any(written.get(key) != name for key, name in _sources(field, file, target.parent).items()):
             raise InputError(
                 f"--output: {target} would replace the result of {written.get('field')} for {written.get('input')}; "
                 "choose another folder"
@@ -54,13 +54,16 @@ def read_record(folder: Path) -> dict[str, dict[str, str]]:
     return record
 
 
-def record_entry(field: str | Path, file: str | Path, result: Path) -> dict[str, str]:
-    """Describe a result: the field and the file that it was applied to, and a hash of what was written."""
-    return {**_sources(field, file), "sha256": _digest(result)}
+def record_entry(field: str | Path, file: str | Path, result: Path, folder: Path) -> dict[str, str]:
+    """Describe a ``result`` for ``folder``: the field, the file that it was applied to, and a hash of what was
+    written."""
+    return {**_sources(field, file, folder), "sha256": _digest(result)}
 
 
-def _sources(field: str | Path, file: str | Path) -> dict[str, str]:
-    return {"field": str(Path(field).resolve()), "input": str(Path(file).resolve())}
+def _sources(field: str | Path, file: str | Path, folder: Path) -> dict[str, str]:
+    """Return the paths relative to the folder of the results, as a study may be moved."""
+    paths = {"field": field, "input": file}
+    return {name: os.path.relpath(Path(path).resolve(), folder.resolve()) for name, path in paths.items()}
 
 
 def write_record(record: Mapping[str, Mapping[str, str]], folder: Path) -> None:

@@ -175,7 +175,7 @@ def apply_field_to_files(
                 write_points(apply_field_to_points(field_path, points, file), folder / target.name, names)
             else:
                 write_image(apply_field(field_path, file, nearest), folder / target.name)
-            record[target.name] = record_entry(field_path, file, folder / target.name)
+            record[target.name] = record_entry(field_path, file, folder / target.name, Path(output_dir))
         write_record(record, folder)
     return targets
 

@@ -16,6 +16,7 @@ from .products import ALWAYS_WRITTEN, DICOM_FOLDER, REPORTS, Exports, Products
 from .replacement import REPORT, check_names, check_ownership, journals
 
 logger = logging.getLogger(__name__)
+_OF_DESKTOPS = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini")  # files that a look at a folder makes
 _EXPORTS = Exports(itk_transforms=True, sequence=True, dicom=True)
 _ALL = Products(exports=_EXPORTS, kinetics=ToftsFit(), jacobian=True).names(std=True)
 
@@ -43,7 +44,7 @@ def names_of_result(output_dir: Path) -> set[str]:
 
 def _check_dicom_folder(folder: Path) -> None:
     """Check that the DICOM folder of an earlier result, which is replaced, has no other files."""
-    for path in sorted(folder.iterdir()):
+    for path in sorted(path for path in folder.iterdir() if not _OF_DESKTOPS.fullmatch(path.name)):
         stem, ending = path.stem, path.suffix
         if ending != ".dcm" or not (re.fullmatch(r"[0-9]{2,}_[0-9]{4,}|motion", stem) or _is_output(f"{stem}.nii.gz")):
             raise InputError(

@@ -135,6 +135,23 @@ def test_a_repeated_scan_is_not_taken_for_a_longer_derived_series(tmp_path, kind
         assert_aligned(read_series(tmp_path), repeated)
 
 
+@pytest.mark.parametrize("export", [exports.siemens, exports.ge, exports.philips])
+def test_derived_copies_of_the_series_are_neither_refused_nor_a_doubt(tmp_path, export):
+    images = export(volumes(), AFFINE)
+    exports.save(images, tmp_path / "dyn")
+    uids = {image.SeriesInstanceUID for image in images}
+    for n in range(2):
+        copied = {uid: exports.generate_uid() for uid in uids}
+        copies = [pydicom.dcmread(path) for path in sorted((tmp_path / "dyn").rglob("*")) if path.is_file()]
+        for image in copies:
+            image.SeriesInstanceUID, image.SOPInstanceUID = copied[image.SeriesInstanceUID], exports.generate_uid()
+            image.ImageType, image.SeriesNumber = ["DERIVED", "PRIMARY", "M", "ND"], image.SeriesNumber + 100 * (n + 1)
+        exports.save(copies, tmp_path / f"copy {n}")
+    series = read_series(tmp_path)
+    assert_aligned(series, volumes())
+    assert not series.warnings
+
+
 @pytest.mark.parametrize(
     ("description", "sequence", "is_diffusion"),
     [

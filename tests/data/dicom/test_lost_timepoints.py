@@ -1,6 +1,7 @@
 """Timepoints that cannot be aligned are named in a warning, and other series of a good study are not."""
 
 import gzip
+import os
 
 import numpy as np
 import pytest
@@ -77,6 +78,19 @@ def test_files_of_another_kind_that_cannot_be_read_are_no_doubt(tmp_path, change
     exports.save(dynamic(shared), tmp_path)
     for n, image in enumerate(exports.classic(shared, volumes()[0], AFFINE, **kind)):
         change(exports.write(image, tmp_path / f"{n}.dcm"), image)
+    series = read_series(tmp_path)
+    assert_aligned(series, volumes())
+    assert not series.warnings
+
+
+def test_spectra_and_protocols_of_the_scanner_are_no_doubt(tmp_path):
+    shared = exports.examination()
+    exports.save(dynamic(shared), tmp_path)
+    for n, private in enumerate(("1.3.12.2.1107.5.9.1", "1.3.46.670589.11.0.0.12.4")):
+        image = exports.classic(shared, volumes()[0], AFFINE, SOPClassUID=private)[0]
+        del image.PixelData, image.Rows, image.Columns
+        exports.write(image, tmp_path / f"{n}.dcm")
+    os.mkfifo(tmp_path / "pipe.gz")
     series = read_series(tmp_path)
     assert_aligned(series, volumes())
     assert not series.warnings

@@ -31,7 +31,14 @@ def test_different_persons_with_one_id_are_refused(tmp_path, name, values, words
 
 @pytest.mark.parametrize(
     ("name", "values"),
-    [("PatientBirthDate", ("19500101", "")), ("PatientSex", ("", "M")), ("PatientName", ("Doe^Jane", "DOE JANE"))],
+    [
+        ("PatientBirthDate", ("19500101", "")),
+        ("PatientBirthDate", ("19500101", "1950.01.01")),
+        ("PatientSex", ("", "M")),
+        ("PatientSex", ("O", "F")),
+        ("PatientName", ("Doe^Jane", "DOE JANE")),
+        ("PatientName", ("Yamada^Tarou", "Yamada^Tarou=A^B")),
+    ],
 )
 def test_a_person_may_be_described_in_part_or_in_other_letters(tmp_path, name, values):
     assert not read_series(study(tmp_path, name, *values)).warnings

@@ -42,6 +42,15 @@ def mapping(slope):
     return [item]
 
 
+def test_a_mapping_that_repeats_the_slope_for_display_is_no_doubt(tmp_path):
+    images = exports.philips(volumes(), AFFINE)
+    for number, image in enumerate(images):
+        k = number // SIZE[2]
+        image.RescaleSlope, image[0x2005, 0x100E].value = (1.2, 2.1, 1.5, 1.7)[k], (0.013, 0.009, 0.011, 0.012)[k]
+        image.RealWorldValueMappingSequence = mapping(image.RescaleSlope)
+    assert not read_series(exports.save(images, tmp_path)).warnings
+
+
 @pytest.mark.parametrize("vendor", ["siemens", "enhanced", "philips"])
 @pytest.mark.parametrize("contradicting", [True, False])
 def test_real_world_values_on_another_scale_are_a_warning(tmp_path, vendor, contradicting):

@@ -261,8 +261,12 @@ def test_only_unchanged_results_are_replaced(study):
     first = mine.read_bytes()
     apply_field_to_files(field, [study / "p.csv"], there)  # the same command again
     assert mine.read_bytes() != first
-    with pytest.raises(InputError, match=r"p.csv would replace the result of .*/ddf_01.nii.gz for .*/p.csv"):
+    with pytest.raises(InputError, match=r"p.csv would replace the result of .*ddf_01.nii.gz for .*p.csv"):
         apply_field_to_files(study / "out" / "inverse_ddf_01.nii.gz", [study / "p.csv"], there)
+
+    moved = study.rename(study.parent / "moved")
+    apply_field_to_files(moved / "out" / "ddf_01.nii.gz", [moved / "p.csv"], moved / "there")
+    moved.rename(study)
 
     mine.write_text("edited", encoding="utf-8")
     with pytest.raises(InputError, match="or that was changed since"):

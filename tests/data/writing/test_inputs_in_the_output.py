@@ -66,6 +66,7 @@ def test_a_file_of_the_user_in_the_dicom_folder_of_a_result_is_not_removed(name,
     (tmp_path / "report.json").write_text(json.dumps({"files": ["dicom"]}), encoding="utf-8")
     for own in ("00_0000.dcm", "11_0123.dcm", "motion.dcm", "jacobian_02.dcm", "ktrans_before.dcm", "std_mm_11.dcm"):
         (tmp_path / "dicom" / own).touch()
+    (tmp_path / "dicom" / ".DS_Store").touch()
     check_result_folder(tmp_path, [])
     (tmp_path / "dicom" / name).touch()
     with pytest.raises(InputError, match=f"dicom/{name}: expected only files of the earlier result"):
