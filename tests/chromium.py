@@ -63,6 +63,10 @@ class Window:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
+    def wait(self, condition: str) -> None:
+        """Wait until a JavaScript expression is true."""
+        self.run(f"(async () => {{ while (!({condition})) await new Promise((f) => setTimeout(f, 50)); }})()")
+
     def place(self, name: str, right: float = 0.5, down: float = 0.5) -> tuple[float, float]:
         """Scroll an element into view and return a place in it, from 0 to 1 to the right and down, in the window."""
         box = self.run(

@@ -9,7 +9,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(chromium.PROGRAM is None, reason="no Chromium here: apt-get install chromium"),
 ]
-WHILE_LOADING = "(async () => { while (!document.body?.dataset.ready) await new Promise((f) => setTimeout(f, 50)); })()"
 CONTRASTS = (Path(__file__).parent / "contrasts.js").read_text(encoding="utf-8")
 
 
@@ -25,7 +24,7 @@ def page(window, shown_page):
     """The page at the third scan, with the cross at voxel 8, 6, 4."""
     window.call("Emulation.setEmulatedMedia", features=[])
     window.open(shown_page)
-    window.run(WHILE_LOADING)
+    window.wait("document.body?.dataset.ready")
     window.run("state.cross = [8, 6, 4]; state.time = 2; update()")
     return window
 
