@@ -33,7 +33,7 @@ def judged(measured, folder, value=np.nan, scans=None, options=UNREFINED):
 @pytest.mark.parametrize("scans", [(0, 1), (0, 0)], ids=["another scan", "a copy"])
 def test_a_scan_that_is_mostly_padding(scans, value, tmp_path):
     verdict, reasons = judged([(0, 40), (0, 3)], tmp_path, value, scans)
-    assert verdict == "FAIL" and "Timepoint 1 covers 5" in reasons
+    assert verdict == "FAIL" and "Timepoint 1 (t1.nii.gz) covers 5" in reasons
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_a_scan_that_is_mostly_padding(scans, value, tmp_path):
 )
 def test_one_of_four_scans_is_hardly_measured(measured, scan, options, tmp_path):
     verdict, reasons = judged(measured, tmp_path, options=options)
-    assert verdict != "PASS" and f"Timepoint {scan} covers" in reasons
+    assert verdict != "PASS" and f"Timepoint {scan} (t{scan}.nii.gz) covers" in reasons
 
 
 @pytest.mark.parametrize("measured", [[(0, 20), (20, 40)], [(0, 14), (14, 40)], [(0, 20), (0, 20), (0, 20), (20, 40)]])
