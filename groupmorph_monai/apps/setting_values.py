@@ -41,9 +41,8 @@ class _Literals(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
         event = self.peek_event()
-        for name in ("tag", "anchor"):
-            if value := getattr(event, name, None):
-                raise yaml.composer.ComposerError(None, None, f"the {name} {value}", event.start_mark)
+        if getattr(event, "tag", None):
+            raise yaml.composer.ComposerError(None, None, f"the tag {event.tag}", event.start_mark)
         return super().compose_node(parent, index)
 
 
@@ -83,6 +82,8 @@ def parse_settings(assignments: Sequence[str], config: str, files: Sequence[str]
             raise InputError(f"--set {name}: expected {SETTINGS[name]}, got {value!r}")
         try:
             parsed = _numbers(yaml.load(value, _Literals))
+            if parsed is None and value.strip().lower() not in ("null", "~"):
+                raise ValueError  # such as &dyn, an anchor of YAML
         except (yaml.YAMLError, ValueError, RecursionError):
             if not _PATTERN.fullmatch(value):
                 raise InputError(f"--set {name}: expected {SETTINGS[name]}, got {reprlib.repr(value)}") from None
