@@ -97,8 +97,9 @@ class Assessor:
         else:
             warnings += _warn_if_less_similar(metrics) + _warn_of_duplicates(self.series.frames, self.storage)
             warnings += _warn_of_noise(values["compared_percent"], self.series.frames)
-        names = self.series.names if len(set(self.series.names)) == len(self.series.names) else ()
-        return Assessment(metrics, initial, warnings, judge(values, warnings=warnings, names=names))
+        names = self.series.names
+        verdict = judge(values, warnings=warnings, names=names if len(set(names)) == len(names) else ())
+        return Assessment(metrics, initial, warnings, verdict)
 
     def _initial_alignment(self, item: Mapping[str, Any]) -> dict[str, list[Any]]:
         """Return the confidence of the initial alignment per timepoint, and warn of timepoints for which it failed."""

@@ -12,14 +12,22 @@ from ..reading.signature import read_text
 RECORD = ".groupmorph_apply.json"
 
 
-def check_replaceable(field: str | Path, files: Iterable[str | Path], targets: Iterable[Path]) -> None:
+def check_replaceable(
+    record: Mapping[str, Mapping[str, str]], field: str | Path, files: Iterable[str | Path], targets: Iterable[Path]
+) -> None:
     """Check that results replace only those of the same field and input that have not been changed since.
+
+    Args:
+        record: what was applied to each result, by its name.
+        field: the field.
+        files: the input of each target.
+        targets: the files to write.
 
     Raises:
         InputError: If one would replace another file.
     """
     for file, target in zip(files, targets):
-        written = read_record(target.parent).get(target.name, {})
+        written = record.get(target.name, {})
         if not os.path.lexists(target):
             continue
         if not target.is_file() or _digest(target) != written.get("sha256"):

@@ -165,8 +165,8 @@ def apply_field_to_files(
     targets = [Path(output_dir) / _result_name(Path(file).name) for file in files]
     _check_targets([field_path, *files], files, targets)
     with atomic_folder(output_dir) as folder:
-        check_replaceable(field_path, files, targets)
         record = read_record(Path(output_dir))
+        check_replaceable(record, field_path, files, targets)
         for file, target in zip(files, targets):
             if is_markups(file):
                 map_markups(file, partial(apply_field_to_points, field_path, name=file), folder / target.name)
